@@ -74,6 +74,35 @@ def test_nothing_comes_back(clock: Clock) -> None:
     assert keepalive.take_due() is None and keepalive.has_failed
 
 
+def test_a_pause_of_ours_is_no_silence_of_the_peers(clock: Clock) -> None:
+    """A stopped process, say: the peer has as long again, once, until it gives a sign of life."""
+    keepalive = make(10, 5)
+    for _ in range(2):
+        clock.now += 10
+        assert keepalive.take_due()
+        clock.now += 8  # 3 more than anybody waits
+        assert keepalive.take_due() is None and not keepalive.has_failed
+        clock.now += 2.9
+        assert keepalive.take_due() and not keepalive.has_failed
+        keepalive.heard = True
+    clock.now += 10
+    assert keepalive.take_due()
+    clock.now += 8
+    assert keepalive.take_due() is None and not keepalive.has_failed
+    clock.now += 100
+    assert keepalive.take_due() is None and keepalive.has_failed
+
+
+def test_whoever_waits_as_long_as_he_may_has_not_stood_still(clock: Clock) -> None:
+    """A reader waits for the time from one Ping to the next, whenever an answer is missing."""
+    keepalive = make(10, 15)
+    for _ in range(2):
+        clock.now += 10
+        assert keepalive.take_due()
+    clock.now += 10.04
+    assert keepalive.take_due() is None and keepalive.has_failed
+
+
 def test_any_byte_says_that_the_peer_is_alive(clock: Clock) -> None:
     keepalive = make(10, 5)
     clock.now += 10

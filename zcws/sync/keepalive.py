@@ -21,6 +21,10 @@ __all__ = ["Keepalive"]
 #: Seconds without a message after which a connection's rings and buffers are given back; up to half as long again.
 _IDLE = 60.0
 
+#: Whoever asks what is due this many seconds later than it would after the longest wait has stood still: a stopped
+#: process, or a program that did something else. The same number as on asyncio.
+_LATE = 0.05
+
 
 class Keepalive:
     """When to send a Ping, and when to give up.
@@ -59,6 +63,8 @@ class Keepalive:
         self._pings: list[bytes] = []
         self._next = time.monotonic() + interval if interval is not None else None
         self._give_up: float | None = None
+        self._has_waited = False  # longer, because the program had stood still
+        self._looked = 0.0  # when `take_due` was called last
         self._count = count
         self._confirmed = 0  # when it last counted
         # The bytes of ours that stand before the first Ping since the last sign of life; inf: there is none.
@@ -74,7 +80,7 @@ class Keepalive:
         """Seconds that a driver may wait for bytes before it asks what is due.
 
         Constant, so that the socket's timeout need not be set for every read. A missing answer may be noticed that
-        much later.
+        much later, or twice that.
         """
         timeout = None if self._interval is None else self._timeout
         return min(bound for bound in (self._interval, timeout, self._half_idle) if bound is not None)
@@ -98,6 +104,7 @@ class Keepalive:
         if self._connection is not None and now >= self._tick:
             self._rest(now, self._connection)
         payload = self._take_ping(now, writable=writable)
+        self._looked = now
         self.due = self._earliest()
         return payload
 
@@ -117,7 +124,7 @@ class Keepalive:
         if self._give_up is not None and self._is_alive(known.confirmed):
             self._give_up = None
         self._confirmed = known.confirmed
-        if self._give_up is not None and now >= self._give_up:
+        if self._give_up is not None and now >= self._give_up and not self._waits_longer(now, self._give_up):
             self.has_failed = True
             return None
         if now < self._next:
@@ -125,7 +132,7 @@ class Keepalive:
         self._next = now + (self._interval or 0)
         if self._give_up is None and self._timeout is not None:
             self._give_up = now + self._timeout
-            self.heard = False
+            self.heard = self._has_waited = False
         if writable and self._ping_at == math.inf:
             self._ping_at = known.confirmed + known.unconfirmed
         if len(self._pings) == PINGS_OUT:
@@ -134,6 +141,14 @@ class Keepalive:
         self._pings.append(payload)
         self.sent(payload)
         return payload
+
+    def _waits_longer(self, now: float, due: float) -> bool:
+        """A peer is not blamed for a pause of ours: it has as long again, once."""
+        late = now - max(due, self._looked + self.wait)
+        if late <= _LATE or self._has_waited:
+            return False
+        self._has_waited, self._give_up = True, now + late
+        return True
 
     def _is_alive(self, confirmed: int) -> bool:
         if self.heard:
