@@ -99,6 +99,10 @@ class TestGrant:
         response, _ = shake(request(), extra_headers={"server": "me"})
         assert response.serialize() == wire(f"{GRANTED}\nserver: me")
 
+    def test_a_server_header_that_is_none(self) -> None:
+        with pytest.raises(TypeError, match=r"^server_header is a str or None, not 5$"):
+            WebSocketAcceptor(server_header=5)
+
     @pytest.mark.parametrize("server_header", ["ours", None])
     def test_where_the_answer_is_no(self, server_header: str | None) -> None:
         """A 403 said what the 101 did not."""

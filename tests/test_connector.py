@@ -156,6 +156,8 @@ class TestRequest:
         for option in ("origin", "user_agent_header"):
             with pytest.raises(ValueError, match="CR, LF, NUL"):
                 connector(**{option: bad})
+            with pytest.raises(TypeError, match=f"^{option} is a str or None, not "):
+                connector(**{option: bad.encode()})
         with pytest.raises(ValueError, match="CR, LF, NUL"):
             connector(additional_headers={"X": bad})
         with pytest.raises(ValueError, match="token"):

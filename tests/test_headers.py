@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.message import Message
 from typing import Any, cast
 
 import pytest
@@ -177,6 +178,12 @@ class TestWhatCannotBeSent:
         with pytest.raises(ValueError) as wrong:
             Headers({name: value})
         assert str(wrong.value) == said
+
+    def test_those_of_the_standard_library(self) -> None:
+        """Which are no Mapping: what urllib has received, say."""
+        message = Message()
+        message["X-A"], message["X-B"], message["x-a"] = "1", "2", "3"
+        assert list(Headers(message).raw_items()) == [("X-A", "1"), ("X-B", "2"), ("x-a", "3")]
 
     @pytest.mark.parametrize(
         "source", ["X-A: 1", ["X-A: 1"], ["ab"], [b"ab"], [("X-A",)], [1], 1, [("a", "b", "c")]]

@@ -218,7 +218,9 @@ def test_a_hook_changes_the_response() -> None:
     with pytest.raises(ValueError, match="status 100, which is no final response"):
         settled_by(zcws.Response(100), response, KEY)
     other.headers["Transfer-Encoding"] = "chunked"
-    with pytest.raises(ValueError, match=r"^process_response put Transfer-Encoding on a response, whose body"):
+    with pytest.raises(
+        ValueError, match=r"^process_response put Transfer-Encoding on a response, whose body"
+    ):
         settled_by(None, other, None)
 
 

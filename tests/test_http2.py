@@ -326,6 +326,8 @@ class TestResponseTo:
         granted = acceptor.respond(received(("sec-websocket-version", "13"), asks))
         fields = dict(response_to(granted.serialize(), is_websocket=True))
         assert fields.keys() == {":status", "sec-websocket-extensions", "server"}
+        head = Response(403, "", {"Connection": "X-Hop, close", "x-hop": "1", "X-End": "2"}).serialize()
+        assert response_to(head, is_websocket=False) == [(":status", "403"), ("x-end", "2")]
         refused = dict(response_to(acceptor.reject(403, "no").serialize("HEAD"), is_websocket=True))
         assert refused.keys() == {":status", "content-type", "content-length", "server"}
 

@@ -113,7 +113,7 @@ class TestSeconds:
     def test_for_ever(self) -> None:
         assert checked_seconds("open_timeout", math.inf) is None
 
-    @pytest.mark.parametrize("value", [1e12, LONGEST + 0.5, 10**30])
+    @pytest.mark.parametrize("value", [1e12, LONGEST + 0.5, 10**30, Fraction(10**400)])
     def test_longer_than_the_system_can_wait(self, value: float) -> None:
         assert checked_seconds("open_timeout", value) == LONGEST
 
@@ -161,10 +161,13 @@ class TestSeconds:
             (None, None),
             (0, 0),
             (1.5, 1.5),
-            (-1, -1),
+            (-1, 0),
+            (-math.inf, 0),
             (math.inf, None),
             (1e20, LONGEST),
             (Fraction(1, 2), 0.5),
+            (Fraction(-1, 2), 0),
+            pytest.param(-(10**400), 0, id="less than any float"),
         ],
     )
     def test_of_one_call(self, value: Any, wait: float | None) -> None:

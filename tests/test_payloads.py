@@ -48,7 +48,9 @@ class Mixed(ctypes.Structure):
 def test_addresses_are_not_sent(kind: Any) -> None:
     for memory in ((kind * 2)(), memoryview((kind * 2)())):
         for take in (as_bytes, as_control_payload, lambda message: as_message(message, None)):
-            with pytest.raises(TypeError, match=r" holds numbers or bytes, not objects or pointers as this \w+"):
+            with pytest.raises(
+                TypeError, match=r" holds numbers or bytes, not objects or pointers as this \w+"
+            ):
                 take(memory)
 
 
@@ -58,7 +60,9 @@ def test_which_arrays_hold_addresses() -> None:
         memory = np.zeros(2, dtype)
         assert bytes(as_bytes(memory)) == memory.tobytes()
     for dtype in ("O", [("a", "c16"), ("b", "O")]):
-        with pytest.raises(TypeError, match=r"^a message holds numbers or bytes, not objects or pointers as this"):
+        with pytest.raises(
+            TypeError, match=r"^a message holds numbers or bytes, not objects or pointers as this"
+        ):
             as_bytes(np.zeros(2, dtype))
 
 

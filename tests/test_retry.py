@@ -61,19 +61,26 @@ class TestBackoff:
     @pytest.mark.parametrize(
         ("options", "reason"),
         [
-            ({"initial_delay": -1}, "negative"),
-            ({"min_delay": -1}, "negative"),
-            ({"max_delay": -1}, "negative"),
-            ({"initial_delay": math.nan}, "negative, as nan is"),
-            ({"max_delay": math.nan}, "negative, as nan is"),
-            ({"factor": math.nan}, "factor"),
-            ({"factor": 0.5}, "factor"),
-            ({"jitter": 2}, "jitter"),
+            ({"initial_delay": -1}, "from 0 to inf, not -1"),
+            ({"min_delay": -1}, "from 0 to inf, not -1"),
+            ({"max_delay": -1}, "from 0 to inf, not -1"),
+            ({"initial_delay": math.nan}, "from 0 to inf, not nan"),
+            ({"max_delay": math.nan}, "from 0 to inf, not nan"),
+            ({"factor": math.nan}, "from 1 to inf, not nan"),
+            ({"factor": 0.5}, "from 1 to inf, not 0.5"),
+            ({"jitter": 2}, "from 0 to 1, not 2"),
         ],
     )
     def test_numbers_that_mean_nothing(self, options: dict[str, Any], reason: str) -> None:
-        with pytest.raises(ValueError, match=reason):
+        (name,) = options
+        with pytest.raises(ValueError, match=f"^{name} is a number {reason}$"):
             backoff(**options)
+
+    @pytest.mark.parametrize("name", ["initial_delay", "min_delay", "max_delay", "factor", "jitter"])
+    def test_what_is_no_number(self, name: str) -> None:
+        for value in ("1", None, True):
+            with pytest.raises(TypeError, match=f"^{name} is a number, not {value!r}$"):
+                backoff(**{name: value})
 
 
 def caused(error: HandshakeError, cause: BaseException) -> HandshakeError:

@@ -45,6 +45,7 @@ from zcws.handshake import (
 from zcws.headers import Headers, HeadersLike
 from zcws.http import HttpError, Request, Response, text_response
 from zcws.http1 import REQUEST, BytesLike, HeadSearch, parse_request
+from zcws.options import check_kind
 
 __all__ = ["AcceptorOptions", "WebSocketAcceptor", "offered_subprotocols"]
 
@@ -131,6 +132,7 @@ class AcceptorOptions:
         self.origins: tuple[str | re.Pattern[str] | None, ...] | None = _checked_origins(origins)
         self.compression: Deflate | None = Deflate.of(compression)
         self.no_masking: bool = allows_no_masking(no_masking, secure)
+        check_kind("server_header", server_header, str, "a str or None")
         extra = checked_additional("extra_headers", extra_headers)
         ours = Headers([] if server_header is None else [("Server", server_header)])
         is_given = "server" in extra

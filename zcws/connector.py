@@ -48,6 +48,7 @@ from zcws.handshake import (
 from zcws.headers import Headers, HeadersLike
 from zcws.http import HttpError, Request, Response
 from zcws.http1 import HTTP_2, BytesLike, ResponseSearch, complaint, shown_start
+from zcws.options import check_kind
 from zcws.uri import WebSocketURI, parse_uri, resolve_redirect
 
 __all__ = ["WebSocketConnector"]
@@ -107,6 +108,8 @@ class WebSocketConnector:
     ) -> None:
         self.uri: WebSocketURI = uri if isinstance(uri, WebSocketURI) else parse_uri(uri)
         self._entropy = entropy
+        check_kind("origin", origin, str, "a str or None")
+        check_kind("user_agent_header", user_agent_header, str, "a str or None")
         self._origin = origin
         self._subprotocols = check_subprotocols(subprotocols or ())
         self._compression = Deflate.of(compression)

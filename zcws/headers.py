@@ -155,7 +155,8 @@ class Headers(MutableMapping[str, str]):
         if isinstance(other, Headers):
             pairs: Iterable[tuple[str, str]] = other.raw_items()
         else:
-            pairs = other.items() if isinstance(other, Mapping) else check_pairs(other)
+            # An `email.message.Message`, as of urllib, is no Mapping.
+            pairs = other.items() if hasattr(other, "items") else check_pairs(other)
         checked = [check_line(name, value) for name, value in [*pairs, *more.items()]]
         self._replace([*self._lines(), *checked])
 

@@ -230,5 +230,7 @@ def _split(fields: Iterable[tuple[str, str]]) -> tuple[dict[str, str], Fields]:
 
 
 def _without(headers: Headers, names: Iterable[str]) -> Fields:
-    dropped = frozenset(names)
+    """RFC 9113 8.2.2: nor the headers that `Connection` names."""
+    named = headers.combined().get("connection", "").lower().split(",")
+    dropped = {*names, *(name.strip(" \t") for name in named)}
     return [(low, value) for name, value in headers.raw_items() if (low := name.lower()) not in dropped]

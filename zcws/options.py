@@ -15,7 +15,7 @@ options are given, so that a mistake is not found by the first connection, or in
     max_redirects, threshold                           a number, 0 or more                    the same
     level, mem_level, *_max_window_bits                a number in their range                the same
     write_limit                                        bytes, 0 or more; a pair, high, low    both marks, in bytes
-    timeout, of one call of zcws.sync                  seconds; math.inf; None                the same
+    timeout, of one call of zcws.sync                  seconds, below 0 too; math.inf; None   the same; 0 below 0
     host and port, path, sock                          one of the three; a client may give    the same
                                                        none
 """
@@ -46,6 +46,7 @@ __all__ = [
     "checked_size",
     "checked_wait",
     "checked_write_limit",
+    "is_real",
     "water_marks",
 ]
 
@@ -132,7 +133,7 @@ def checked_seconds(name: str, value: float | None, *, zero: bool = True) -> flo
     if value is None:
         return None
     what = f"a number of seconds ({'0 or more' if zero else 'above 0'}), or None"
-    if not _is_real(value):
+    if not is_real(value):
         raise TypeError(f"{name} is {what}, not {value!r}")
     if not (value > 0 or (zero and value == 0)):  # no comparison is true of NaN
         raise ValueError(f"{name} is {what}, not {value!r}")
@@ -142,7 +143,7 @@ def checked_seconds(name: str, value: float | None, *, zero: bool = True) -> flo
 def checked_delay(name: str, value: float) -> float:
     """A wait that is over some time."""
     what = "a number of seconds (0 or more)"
-    if not _is_real(value):
+    if not is_real(value):
         raise TypeError(f"{name} is {what}, not {value!r}")
     if not 0 <= value < math.inf:  # no comparison is true of NaN
         raise ValueError(f"{name} is {what}, not {value!r}")
@@ -150,19 +151,23 @@ def checked_delay(name: str, value: float) -> float:
 
 
 def _waited(seconds: float) -> float:
-    return min(seconds if isinstance(seconds, (int, float)) else float(seconds), LONGEST)
+    try:
+        return min(seconds if isinstance(seconds, (int, float)) else float(seconds), LONGEST)
+    except OverflowError:  # a Fraction may be larger than any float
+        return LONGEST
 
 
 def checked_wait(timeout: float | None) -> float | None:
     """The `timeout` of one call. It may be negative, being what is left of some time: then there is no wait."""
     if timeout is None:
         return None
-    if isinstance(timeout, (int, float)) and timeout <= LONGEST and not isinstance(timeout, bool):
+    if isinstance(timeout, (int, float)) and 0 <= timeout <= LONGEST and not isinstance(timeout, bool):
         return timeout
-    return checked_seconds("timeout", timeout)
+    return checked_seconds("timeout", max(timeout, 0) if is_real(timeout) else timeout)
 
 
-def _is_real(value: object) -> bool:
+def is_real(value: object) -> bool:
+    """Whether it is a number, and no bool."""
     if isinstance(value, (int, float)):
         return not isinstance(value, bool)
     # A Fraction, or a scalar of NumPy: its library has loaded `numbers` to register it. To import that here would cost

@@ -32,8 +32,8 @@ NOT_UTF8 = "the payload of a text message is not UTF-8 (RFC 6455 8.1)"
 #: What a Ping or Pong carries, in words.
 CONTROL = "the payload of a Ping or Pong"
 
-# In the format of a buffer (PEP 3118), behind the names of fields: an object or a pointer, whose bytes are an address in
-# our memory. "P", "z" and "Z" are those of ctypes; numpy's complex numbers are "Zf", "Zd" and "Zg".
+# In the format of a buffer (PEP 3118), outside of the names of fields: an object or a pointer, whose bytes are an
+# address in our memory. "P", "z" and "Z" are pointers of ctypes; numpy's complex numbers are "Zf", "Zd" and "Zg".
 find_address = re.compile(r"(?:[^:]|:[^:]*:)*?([OPXz&]|Z(?![fdg]))").match
 
 

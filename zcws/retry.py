@@ -20,12 +20,13 @@ it. It refuses to know how one connects, waits or tells the time: seconds come i
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 
 from zcws.callables import abandon, check_call, check_plain, is_generator, name_of
 from zcws.errors import ConnectionClosed, ConnectionClosedOK, HandshakeError, ProxyError, printable
-from zcws.options import checked_delay
+from zcws.options import checked_delay, is_real
 
 __all__ = ["Delays", "ProcessException", "Retries", "backoff", "process_exception"]
 
@@ -58,15 +59,19 @@ def backoff(
         jitter: the random part of each delay: 0.5 waits for half of it to all of it, 0 for exactly that.
 
     Raises:
-        ValueError: a delay below 0, a factor below 1, or a jitter that is not 0 to 1.
+        ValueError: a delay below 0, a factor below 1, or a jitter that is not 0 to 1. TypeError: one that is no number.
     """
-    for delay in (initial_delay, min_delay, max_delay):
-        if not delay >= 0:  # no comparison is true of NaN
-            raise ValueError(f"delays must not be negative, as {delay!r} is")
-    if not factor >= 1:
-        raise ValueError(f"factor must be at least 1, not {factor!r}: delays do not shrink")
-    if not 0 <= jitter <= 1:
-        raise ValueError(f"jitter must be 0 to 1, not {jitter!r}: it is a part of the delay")
+    for name, value, least, most in (
+        ("initial_delay", initial_delay, 0, math.inf),
+        ("min_delay", min_delay, 0, math.inf),
+        ("max_delay", max_delay, 0, math.inf),
+        ("factor", factor, 1, math.inf),
+        ("jitter", jitter, 0, 1),
+    ):
+        if not is_real(value):
+            raise TypeError(f"{name} is a number, not {value!r}")
+        if not least <= value <= most:  # no comparison is true of NaN
+            raise ValueError(f"{name} is a number from {least} to {most}, not {value!r}")
     return _delays(initial_delay, min_delay, max_delay, factor, jitter)
 
 
