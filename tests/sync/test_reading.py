@@ -386,6 +386,13 @@ class TestStream:
                     assert first.startswith(next(message))  # type: ignore[arg-type]
                 assert ws.recv() == "next"
 
+    def test_left_before_the_first_piece(self) -> None:
+        with connected() as (ws, peer):
+            peer.send(wire.TEXT, b"whole")
+            with ws.stream():
+                pass
+            assert ws.recv() == "whole"
+
     def test_an_empty_message_is_one_piece(self) -> None:
         """Whoever passes it on has to know whether it is Text or Binary."""
         with connected() as (ws, peer):

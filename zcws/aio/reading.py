@@ -197,8 +197,8 @@ class Reading(Stream):
             async with ws.stream() as message:
                 async for piece in message: ...
 
-        A frame need not be complete for its bytes to be given; text is checked as it comes. What is not read of the
-        message is dropped.
+        A frame need not be complete for its bytes to be given; text is checked as it comes. When the block is left,
+        what is not read of the message is dropped, unless no piece has been read: then it is still the next message.
 
         Args:
             decode: True or False gives str or bytes whatever the message is.

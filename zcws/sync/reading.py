@@ -181,8 +181,8 @@ class Reading:
     ) -> Iterator[IncomingStream[Any]]:
         """The next message piece by piece, as its bytes arrive: `with ws.stream() as message: for piece in message`.
 
-        Pieces are str for text and bytes for binary; an empty message is one piece. What is not read of the message is
-        dropped.
+        Pieces are str for text and bytes for binary; an empty message is one piece. When the block is left, what is not
+        read of the message is dropped, unless no piece has been read: then it is still the next message.
 
         Args:
             timeout: seconds for each piece. After a TimeoutError the next piece can be asked for again.
