@@ -54,7 +54,7 @@ static void write_entry(struct turn *turn, int fd, size_t begin, size_t stop, si
     entry[ZCWS_TURN_END] = turn->words;
 }
 
-/* Whether a scan's only row is a whole plain frame, and every byte was used: `count` has no news. */
+/* Whether a scan's only row is a whole plain message, and there is no news. */
 static int is_one(size_t count, const uint64_t *table) {
     uint64_t part = table[ZCWS_TABLE_HEAD] & (ZCWS_FIRST | ZCWS_LAST | ZCWS_COMPRESSED);
     return count == 1 && part == (ZCWS_FIRST | ZCWS_LAST);
@@ -135,7 +135,8 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_
         }
     }
     if (count == 0) return;
-    if (is_one(count, table))
+    /* Fragments have been moved together: what is kept does not lie where their payload stops. */
+    if (is_one(count, table) && (reader->kept == 0 || table[ZCWS_TABLE_HEAD + 2] == stop))
         write_one(turn, fd, begin, table + ZCWS_TABLE_HEAD);
     else
         write_entry(turn, fd, begin, stop, count);

@@ -104,7 +104,7 @@ def timed_out(
     )
 
 
-def forget_errors() -> None:
+def forget_errors() -> None:  # pragma: no cover - see tests/sync/test_polled.py
     """To be called when TLS has failed, in the thread that it failed in.
 
     OpenSSL keeps its errors in a queue of the thread. PyPy (7.3.19 to 8.0.1) leaves them there, and CPython 3.14 those
@@ -116,7 +116,7 @@ def forget_errors() -> None:
 
 
 @functools.cache
-def _empty_context() -> ssl.SSLContext:
+def _empty_context() -> ssl.SSLContext:  # pragma: no cover
     return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 

@@ -131,6 +131,15 @@ async def end_all(ours: Iterable[WebSocket], peers: Iterable[socket.socket]) -> 
     await asyncio.sleep(0)
 
 
+def framed(message: bytes, *, in_two: bool) -> bytes:
+    """One frame, or two fragments."""
+    if not in_two:
+        return wire.frame(wire.BINARY, message, key=KEY)
+    half = len(message) // 2
+    first = wire.frame(wire.BINARY, message[:half], key=KEY, fin=False)
+    return first + wire.frame(wire.CONTINUATION, message[half:], key=KEY)
+
+
 def payloads_of(number: int, sizes: list[int]) -> list[bytes]:
     return [bytes([number * 16 + i % 16]) * size for i, size in enumerate(sizes)]
 
@@ -143,7 +152,8 @@ def payloads_of(number: int, sizes: list[int]) -> list[bytes]:
 def test_everybody_gets_what_is_theirs(players: list[tuple[str, list[int]]], data: st.DataObject) -> None:
     """Many connections, cut anywhere, in any order; and views that are held do not change."""
     texts = [payloads_of(number, sizes) for number, (_, sizes) in enumerate(players)]
-    streams = [b"".join(wire.frame(wire.BINARY, text, key=KEY) for text in each) for each in texts]
+    in_two = data.draw(st.booleans())
+    streams = [b"".join(framed(text, in_two=in_two) for text in each) for each in texts]
     cuts = [
         [*sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10))), len(stream)]
         for stream in streams
@@ -423,6 +433,30 @@ def test_more_who_have_said_half_a_frame_than_there_are_slots() -> None:
                 peer.send(FRAME[-1:])
             await until(lambda: len(got) % 5 == 0 and all(ws._reader.is_idle for ws in ours))
         assert got == [b"frame"] * 15 and engine._sockets.frees == 2
+        await end_all(ours, [peer for _, peer in pairs])
+
+    run(main)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 10])
+@pytest.mark.parametrize("many", [1, 2])
+def test_half_a_frame_behind_fragments_that_wait(cut: int, many: int) -> None:
+    """They are moved together, so that their payload does not stop where the half begins; and nobody reads yet."""
+
+    async def main() -> None:
+        pairs = [socket.socketpair() for _ in range(many)]
+        ours = [placed(end) for end, _ in pairs]
+        fragments = wire.frame(wire.BINARY, b"two frag", key=KEY, fin=False) + wire.frame(
+            0, b"ments", key=KEY
+        )
+        await asyncio.sleep(0)
+        for _, peer in pairs:
+            peer.send(fragments + FRAME[:cut])
+        await until(lambda: [ws.stats.bytes_received for ws in ours] == [len(fragments) + cut] * many)
+        for _, peer in pairs:
+            peer.send(FRAME[cut:] + FRAME)
+        for ws in ours:
+            assert [await ws.recv() for _ in range(3)] == [b"two fragments", b"frame", b"frame"]
         await end_all(ours, [peer for _, peer in pairs])
 
     run(main)

@@ -184,18 +184,19 @@ static void test_turns(void) {
  * that is larger. */
 static void test_what_is_kept(void) {
     enum { HEAD = 8 };
-    static uint8_t data[SHORT + ZCWS_KEPT_MOST + 1];
+    static const uint8_t two[2 * SHORT] = {0x01, 0x81, 0, 0, 0, 0, 'a', 0x80, 0x81, 0, 0, 0, 0, 'a'}; /* fragments */
+    static uint8_t data[sizeof two + ZCWS_KEPT_MOST + 1];
     struct zcws_sockets sockets = start_sockets(LEAST + 15000);
     for (int is_larger = 0; is_larger < 2; is_larger++) {
         const size_t len = ZCWS_KEPT_MOST + (size_t)is_larger, payload = len - HEAD;
         const uint8_t head[HEAD] = {0x82, 0xFE, (uint8_t)(payload >> 8), (uint8_t)payload};
-        for (int first = 0; first < 2; first++) { /* what comes before it */
+        for (size_t first = 0; first < 3; first++) { /* what comes before it */
             for (size_t cut = 1; cut < len; cut += cut < 12 || cut + 12 > len ? 1 : 1 + random_below(3000)) {
-                const size_t before = first ? SHORT : 0, keeps = is_larger && cut >= HEAD ? 0 : cut;
-                const uint64_t *entry = sockets.table;
+                const size_t before = first * SHORT, keeps = is_larger && cut >= HEAD ? 0 : cut;
+                const uint64_t *entry = sockets.table, *other = entry + ZCWS_TURN_ENTRIES;
                 size_t found;
                 int fd = 0;
-                memcpy(data, one, before);
+                memcpy(data, first == 2 ? two : one, before);
                 memcpy(data + before, head, HEAD);
                 for (size_t i = 0; i < payload; i++) data[before + HEAD + i] = (uint8_t)(i * 7);
                 open_one(sockets.epoll);
@@ -205,7 +206,10 @@ static void test_what_is_kept(void) {
                 found = zcws_turn(&sockets);
                 CHECK(states[fd].kept == keeps, "%u kept of %zu", states[fd].kept, cut);
                 CHECK(sockets.frees == ZCWS_SLOTS - (keeps != 0), "%u slots are free", sockets.frees);
-                CHECK(keeps == 0 || found == before / SHORT, "%zu found", found);
+                CHECK(keeps == 0 || found == (first == 2 ? ZCWS_TURN_OTHERS : first), "%zu found", found);
+                /* Fragments have been moved together: their payload stops before that. */
+                CHECK(first < 2 || other[ZCWS_TURN_STOP] == before + cut - keeps, "%zu",
+                      (size_t)other[ZCWS_TURN_STOP]);
                 CHECK(memcmp(sockets.base + before, head, cut < HEAD ? cut : HEAD) == 0, "it lies behind the row");
                 if (keeps != 0 && (cut & 1)) {
                     CHECK(memcmp(zcws_take_kept(&sockets, &states[fd]), data + before, cut) == 0, "something else");
