@@ -185,7 +185,10 @@ class Outlet(asyncio.BufferedProtocol):
     def _bytes_waiting(self) -> int:
         """How many bytes the transport has not given to the socket yet."""
         transport = self._transport  # read once: another thread may ask, for its metrics
-        return 0 if transport is None else transport.get_write_buffer_size()
+        try:
+            return 0 if transport is None else transport.get_write_buffer_size()
+        except AttributeError:
+            return 0  # asyncio's own TLS in Python 3.10, when the socket has gone
 
     def _write_timed_out(self) -> None:
         self._write_deadline = None
