@@ -28,6 +28,7 @@ from operator import index
 from typing import Any, TypedDict
 
 __all__ = [
+    "LATE",
     "LONGEST",
     "PINGS_OUT",
     "USUAL_MARKS",
@@ -53,6 +54,10 @@ __all__ = [
 #: The longest wait in seconds: poll() counts milliseconds in 31 bits, which are over after 24.8 days. What is longer
 #: is cut to this; `math.inf` and None are for ever.
 LONGEST = 2_000_000
+
+#: Whoever asks what is due this many seconds too late has stood still (a stopped process, a loop that was busy): before
+#: a peer is blamed, it has as long again, once.
+LATE = 0.05
 
 #: Keepalive Pings that may wait for their Pongs at once: an answer may take longer than the time between two Pings, and
 #: a peer from which other bytes come need not answer at all.

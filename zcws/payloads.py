@@ -34,7 +34,7 @@ CONTROL = "the payload of a Ping or Pong"
 
 # In the format of a buffer (PEP 3118), outside of the names of fields: an object or a pointer, whose bytes are an
 # address in our memory. "P", "z" and "Z" are pointers of ctypes; numpy's complex numbers are "Zf", "Zd" and "Zg".
-find_address = re.compile(r"(?:[^:]|:[^:]*:)*?([OPXz&]|Z(?![fdg]))").match
+_find_address = re.compile(r"(?:[^:]|:[^:]*:)*?([OPXz&]|Z(?![fdg]))").match
 
 
 def has_buffer(message: object) -> bool:
@@ -57,7 +57,7 @@ def as_bytes(data: Buffer, what: str = "a message") -> Buffer:
     view = _view(data, what)
     if view.format == "B" and view.ndim == 1 and view.contiguous:
         return view
-    check_no_address(view, what)
+    _check_no_address(view, what)
     # What is not contiguous has to be copied; `cast` refuses it, and empty arrays of several dimensions too.
     return view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
 
@@ -101,7 +101,7 @@ def as_control_payload(payload: str | Buffer) -> bytes:
     if isinstance(payload, str):
         return payload.encode()
     with _view(payload, CONTROL) as view:
-        check_no_address(view, CONTROL)
+        _check_no_address(view, CONTROL)
         return view.tobytes()
 
 
@@ -120,16 +120,16 @@ def as_message(message: str | Buffer, text: bool | None) -> tuple[OpCode, bytes]
     if isinstance(message, str):
         return opcode, message.encode()
     with _view(message, "a message") as view:
-        check_no_address(view, "a message")
+        _check_no_address(view, "a message")
         payload = bytes(view)
     if is_text:
         check_text(payload)
     return opcode, payload
 
 
-def check_no_address(view: memoryview, what: str) -> None:
+def _check_no_address(view: memoryview, what: str) -> None:
     """`TypeError` if the peer would learn where something lies in our memory, and nothing else."""
-    if view.format != "B" and find_address(view.format):
+    if view.format != "B" and _find_address(view.format):
         wrong = f"{what} holds numbers or bytes, not objects or pointers as this {type(view.obj).__name__}"
         view.release()
         raise TypeError(f"{wrong}: their addresses would be sent")

@@ -13,14 +13,10 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Protocol, TypeVar
 
+from zcws.options import LATE
 from zcws.pool import Pool
 
 __all__ = ["Deadline", "Deadlines", "deadlines_of", "in_time", "stood_still"]
-
-#: A timer that is this many seconds late shows that the event loop has stood still. What peers have sent meanwhile is
-#: in their sockets, and a turn of the loop serves only some of these before it calls all timers that are due; uvloop
-#: serves none.
-_LATE = 0.05
 
 #: Seconds that a peer has more whose answer may lie in its socket, unread.
 _LOOK_AGAIN = 1.0
@@ -31,16 +27,17 @@ _Result = TypeVar("_Result")
 def stood_still(loop: asyncio.AbstractEventLoop, due: float) -> float:
     """How many seconds the loop has stood still, if that is why a timer that was `due` comes only now; otherwise 0.
 
-    Before a caller blames a peer, it gives the peer as long again, once.
+    What peers have sent meanwhile is in their sockets, and a turn of the loop serves only some of these before it calls
+    all timers that are due; uvloop serves none. Before a caller blames a peer, it gives the peer as long again, once.
     """
     late = loop.time() - due
-    return late if late > _LATE else 0
+    return late if late > LATE else 0
 
 
 def _extra(loop: asyncio.AbstractEventLoop, due: float) -> float:
     """How many seconds a single peer has more: at least enough for the loop to turn. Where it stood still until just
     before the time was `due`, the timer is not late, and the peer's answer has not been read."""
-    return stood_still(loop, due) or _LATE
+    return stood_still(loop, due) or LATE
 
 
 class Deadline:

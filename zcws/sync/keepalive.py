@@ -13,17 +13,13 @@ import time
 from collections.abc import Callable
 
 from zcws.connection import Connection
-from zcws.options import PINGS_OUT
+from zcws.options import LATE, PINGS_OUT
 from zcws.tcp_info import MUCH, Counts
 
 __all__ = ["Keepalive"]
 
 #: Seconds without a message after which a connection's rings and buffers are given back; up to half as long again.
 _IDLE = 60.0
-
-#: Whoever asks what is due this many seconds later than it would after the longest wait has stood still: a stopped
-#: process, or a program that did something else. The same number as on asyncio.
-_LATE = 0.05
 
 
 class Keepalive:
@@ -145,7 +141,7 @@ class Keepalive:
     def _waits_longer(self, now: float, due: float) -> bool:
         """A peer is not blamed for a pause of ours: it has as long again, once."""
         late = now - max(due, self._looked + self.wait)
-        if late <= _LATE or self._has_waited:
+        if late <= LATE or self._has_waited:
             return False
         self._has_waited, self._give_up = True, now + late
         return True
