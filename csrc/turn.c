@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 enum {
     /* Received behind another socket's bytes only when at least this much room is left (bytes): a smaller read would
@@ -24,13 +25,14 @@ enum {
     /* Rows that one socket gets where there are others. What it brings beyond that is left in its ring: its program may
      * handle all of its rows before anybody else has a turn. */
     MOST_ROWS = 1024,
+    /* A frame of at most this many bytes is moved with each part of it that comes: that costs less than to receive into
+     * two places. */
+    MOVED_MOST = 4 * 1024,
     /* The bytes of each socket begin at a multiple of this: a cache line. */
     LINE = 64
 };
 
 _Static_assert(ZCWS_TURN_ENTRIES == ZCWS_TURN_MOST * ZCWS_TURN_ONE, "room for all short entries");
-
-_Static_assert((size_t)ZCWS_KEPT_MOST < (size_t)LEAST_ROOM, "room for more behind what has been kept");
 
 /* What has been filled so far. */
 struct turn {
@@ -81,12 +83,18 @@ static void free_slot(struct zcws_sockets *sockets, struct zcws_reader *reader) 
     reader->kept = 0;
 }
 
+/* Bytes of the frame in progress, 0 if its head is not whole. */
+static uint64_t whole_frame(const struct zcws_reader *reader) {
+    return reader->open ? reader->head + reader->length : 0;
+}
+
 /* Keeps `len` bytes of a frame of which the rest has not come: the caller has no use for them before it has. Returns
  * whether it did: not if the frame is large, or others have all slots. */
 static int keep(const struct turn *turn, struct zcws_reader *reader, const uint8_t *data, size_t len) {
     struct zcws_sockets *sockets = turn->sockets;
-    uint64_t whole = reader->open ? reader->head + reader->length : len;
-    if (sockets->frees == 0 || whole > ZCWS_KEPT_MOST || turn->capacity <= ZCWS_KEPT_MOST) return 0;
+    /* Else there would never be room for what comes behind it. */
+    if (turn->capacity < ZCWS_KEPT_MOST + LEAST_ROOM) return 0;
+    if (sockets->frees == 0 || whole_frame(reader) > ZCWS_KEPT_MOST) return 0;
     reader->slot = sockets->free[--sockets->frees];
     reader->kept = (uint32_t)len;
     memcpy(slot_of(sockets, reader), data, len);
@@ -105,13 +113,48 @@ const uint8_t *zcws_take_kept(struct zcws_sockets *sockets, struct zcws_reader *
     return slot;
 }
 
+/* Receives into the room behind what has been filled, where that of a frame that is kept is left free. The rest of such
+ * a frame comes to its slot, if it is not small; what follows it, to its place behind the frame. */
+static ssize_t receive_behind(const struct turn *turn, int fd, const struct zcws_reader *reader) {
+    uint8_t *base = turn->base + turn->used;
+    size_t room = turn->capacity - turn->used, kept = reader->kept, whole = (size_t)whole_frame(reader);
+    struct iovec places[2];
+    struct msghdr message = {0};
+    if (kept == 0 || whole <= MOVED_MOST) return recv(fd, base + kept, room - kept, MSG_DONTWAIT);
+    places[0].iov_base = slot_of(turn->sockets, reader) + kept;
+    places[0].iov_len = whole - kept;
+    places[1].iov_base = base + whole;
+    places[1].iov_len = room - whole;
+    message.msg_iov = places;
+    message.msg_iovlen = 2;
+    return recvmsg(fd, &message, MSG_DONTWAIT);
+}
+
+/* Puts what is kept in front of what has been received behind it. Returns how many bytes there are; 0 if they are only
+ * more of a frame, which stays where it is. Its payload is unmasked and checked meanwhile. */
+static size_t join(const struct turn *turn, struct zcws_reader *reader, size_t received, uint64_t *table) {
+    uint8_t *slot = slot_of(turn->sockets, reader);
+    size_t kept = reader->kept, all = kept + received, whole = (size_t)whole_frame(reader);
+    if (whole > MOVED_MOST) {
+        kept = all < whole ? all : whole;
+        if (all < whole && zcws_scan(reader, slot, 0, all, table, 1) == ZCWS_NEWS &&
+            table[ZCWS_TABLE_STATUS] == ZCWS_MORE) {
+            reader->kept = (uint32_t)all;
+            return 0;
+        }
+    }
+    memcpy(turn->base + turn->used, slot, kept);
+    free_slot(turn->sockets, reader);
+    return all;
+}
+
 /* Receives behind what is there already, and scans it: writes a short entry where that says it all, else an entry and a
  * table of its own; nothing where there is only the beginning of a frame, which is kept. */
 static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_t most) {
     uint64_t *table = turn->table + turn->words + ZCWS_TURN_ENTRY;
     size_t rows = (turn->limit - turn->words - ZCWS_TURN_ENTRY - ZCWS_TABLE_HEAD) / ZCWS_TABLE_ROW;
-    size_t begin = turn->used, arrived = begin + reader->kept, stop, used, count;
-    ssize_t received = recv(fd, turn->base + arrived, turn->capacity - arrived, MSG_DONTWAIT);
+    size_t begin = turn->used, stop, used, count;
+    ssize_t received = receive_behind(turn, fd, reader);
     if (received < 0) {
         if (errno != EAGAIN && errno != EINTR) write_entry(turn, fd, 0, (size_t)errno, ZCWS_TURN_FAILED);
         return;
@@ -120,11 +163,8 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_
         write_entry(turn, fd, 0, EPOLLIN, ZCWS_TURN_SERVE);
         return;
     }
-    if (reader->kept != 0) {
-        memcpy(turn->base + begin, slot_of(turn->sockets, reader), reader->kept);
-        free_slot(turn->sockets, reader);
-    }
-    stop = arrived + (size_t)received;
+    stop = begin + (reader->kept == 0 ? (size_t)received : join(turn, reader, (size_t)received, table));
+    if (stop == begin) return;
     count = zcws_scan(reader, turn->base, begin, stop, table, rows < most ? rows : most);
     used = stop;
     if (count >= ZCWS_NEWS && has_begun(reader, table, stop)) {
@@ -149,9 +189,10 @@ static size_t found(struct zcws_sockets *sockets, const struct turn *turn) {
 }
 
 /* Sums, not differences: the entries of sockets that are not received for may lie behind `limit`. */
-static int has_room(const struct turn *turn) {
+static int has_room(const struct turn *turn, const struct zcws_reader *reader) {
     size_t least = ZCWS_TURN_ENTRY + ZCWS_TABLE_HEAD + LEAST_ROWS * ZCWS_TABLE_ROW;
-    return turn->used + LEAST_ROOM <= turn->capacity && turn->words + least <= turn->limit;
+    size_t kept = reader->kept != 0 ? ZCWS_KEPT_MOST : 0;
+    return turn->used + kept + LEAST_ROOM <= turn->capacity && turn->words + least <= turn->limit;
 }
 
 /* The sockets to be served: those that were left, or else those that epoll says are ready. epoll has put those that
@@ -185,7 +226,7 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
         struct zcws_reader *reader = (size_t)fd < sockets->count ? sockets->readers[fd] : NULL;
         if (reader == NULL || events[i].events != EPOLLIN)
             write_entry(&turn, fd, 0, events[i].events, ZCWS_TURN_SERVE);
-        else if (has_room(&turn))
+        else if (has_room(&turn, reader))
             receive(&turn, fd, reader, MOST_ROWS);
         else
             sockets->waiting[sockets->left++] = fd;

@@ -146,8 +146,8 @@ struct zcws_waits {
 
 enum {
     ZCWS_TURN_MOST = 64, /* sockets that one call of zcws_turn serves */
-    ZCWS_SLOTS = 256,    /* sockets of which it keeps the beginning of a frame, and how many bytes that has at most */
-    ZCWS_KEPT_MOST = 16384
+    ZCWS_SLOTS = 256, /* sockets of which it keeps the beginning of a frame, and how many bytes that has at most: */
+    ZCWS_KEPT_MOST = 65600 /* 64 KiB of payload and a head, up to the end of a cache line */
 };
 
 /* What zcws_turn serves, and where it writes what it finds. Filled in by the caller and kept from call to call. */
@@ -176,8 +176,8 @@ struct zcws_sockets {
  * their descriptors. A socket without a reader is for the caller to serve. Linux only; elsewhere nothing is ever ready.
  *
  * A frame of at most ZCWS_KEPT_MOST bytes of which only the beginning has come is not told of: that beginning is kept in
- * a slot, if one is free, and comes with the rest. If there are rows before it, it lies behind them as well, until the
- * next call. Whoever takes a reader away has to take it, too: zcws_take_kept.
+ * a slot, if one is free and base has 64 KiB more, and comes with the rest. If there are rows before it, it lies behind
+ * them as well, until the next call. Whoever takes a reader away has to take it, too: zcws_take_kept.
  *
  * Fills the table. First there is room for ZCWS_TURN_MOST short entries of ZCWS_TURN_ONE words, one for each socket
  * that brought one whole plain data frame and nothing else, as nearly all of them do: a row of zcws_scan, the socket,

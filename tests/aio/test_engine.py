@@ -321,7 +321,7 @@ def test_nobody_goes_on_behind_a_gap(messages: int, monkeypatch: pytest.MonkeyPa
             peer.setblocking(False)
             placed(ours, on_frame=lambda ws, frame: got.append(frame.to_bytes()))
         half = wire.frame(2, b"here too" + bytes(KEPT_MOST), key=wire.KEY)
-        pairs[2][0].send(half[:9])
+        pairs[2][0].send(half[:20])
         await asyncio.sleep(0.01)
         with monkeypatch.context() as patched:
             engine = engine_of(loop)
@@ -329,11 +329,11 @@ def test_nobody_goes_on_behind_a_gap(messages: int, monkeypatch: pytest.MonkeyPa
             patched.setattr(engine_module, "copy_words", lambda words: Poor().tolist())
             pairs[0][0].send(wire.frame(2, b"lost", key=wire.KEY) * messages)
             if messages == 2:  # a single frame that comes alone needs another kind of memory
-                pairs[2][0].send(half[9:])
+                pairs[2][0].send(half[20:])
             assert await soon(loop.sock_recv(pairs[0][0], 100)) == b""
         pairs[1][0].send(wire.frame(2, b"here", key=wire.KEY))
         if messages == 1:
-            pairs[2][0].send(half[9:])
+            pairs[2][0].send(half[20:])
         await until(lambda: len(got) == 2)
         assert sorted(got) == [b"here", b"here too" + bytes(KEPT_MOST)]
         assert [type(error) for error in reported] == [MemoryError]
@@ -415,6 +415,50 @@ def test_nobody_is_served_alone_for_half_a_frame(many: int, before: bytes) -> No
         await until(lambda: got[b"frame"] == 5 * each * many)
         assert len(engine._together) == many and engine._sockets.frees == lib.ZCWS_SLOTS
         await end_all(ours, [peer for _, peer in pairs])
+
+    run(main)
+
+
+@pytest.mark.parametrize("behind", [0, 1, 3])
+@pytest.mark.parametrize("size", [5000, 60_000, KEPT_MOST - 14])
+def test_nobody_is_served_alone_for_a_frame_in_many_parts(size: int, behind: int) -> None:
+    """What has come of it is unmasked and checked meanwhile, where it lies."""
+    text = "ï" * (size // 2)
+    frame, stop = wire.frame(wire.TEXT, text.encode(), key=KEY), 0
+
+    async def main() -> None:
+        nonlocal stop
+        pairs = [socket.socketpair() for _ in range(2)]
+        ours = [placed(end) for end, _ in pairs]
+        engine = engine_of(asyncio.get_running_loop())
+        await asyncio.sleep(0)
+        while stop + 1400 < len(frame):
+            for _, peer in pairs:
+                peer.send(frame[stop : stop + 1400])
+            stop += 1400
+            await until(lambda sent=stop: [ws.stats.bytes_received for ws in ours] == [sent] * 2)  # type: ignore[misc]
+            assert len(engine._together) == 2
+        for _, peer in pairs:
+            peer.send(frame[stop:] + FRAME * behind)
+        for ws in ours:
+            assert [await ws.recv() for _ in range(1 + behind)] == [text] + [b"frame"] * behind
+        await end_all(ours, [peer for _, peer in pairs])
+
+    run(main)
+
+
+def test_a_bad_byte_in_a_part_ends_the_connection_before_the_frame_is_whole() -> None:
+    async def main() -> None:
+        ours, peer = socket.socketpair()
+        ws, data = placed(ours), wire.frame(wire.TEXT, b"good" * 5000, key=wire.KEY)
+        await asyncio.sleep(0)
+        peer.send(data[:10_000])
+        await until(lambda: ws.stats.bytes_received == 10_000)
+        peer.send(bytes([data[10_000] ^ 0xFF]))
+        with pytest.raises(zcws.ConnectionClosedError):
+            await ws.recv()
+        assert ws.close_code == zcws.CloseCode.INVALID_DATA
+        await end_all([ws], [peer])
 
     run(main)
 
@@ -521,9 +565,9 @@ def test_whose_large_messages_come_in_parts_is_served_alone() -> None:
         await asyncio.sleep(0)
         assert engine._together
         for number in range(1, 3 * IN_PARTS):
-            peer.send(frame[:9])
-            await until(lambda number=number: ws.stats.bytes_received == (number - 1) * len(frame) + 9)  # type: ignore[misc]
-            peer.send(frame[9:])
+            peer.send(frame[:20])
+            await until(lambda number=number: ws.stats.bytes_received == (number - 1) * len(frame) + 20)  # type: ignore[misc]
+            peer.send(frame[20:])
             await until(lambda number=number: len(got) == number)  # type: ignore[misc]
             assert not engine._together
         await whole_again(peer, got, len(got))
@@ -658,7 +702,11 @@ def test_one_that_ends_the_loop_takes_nothing_from_those_behind_it(
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize(
     ("method", "before", "data"),
-    [("arrived", FRAME, FRAME), ("scanned", FRAME, FRAME * 2), ("read_ready", FRAME + LARGE[:8], LARGE[8:])],
+    [
+        ("arrived", FRAME, FRAME),
+        ("scanned", FRAME, FRAME * 2),
+        ("read_ready", FRAME + LARGE[:20], LARGE[20:]),
+    ],
 )
 def test_a_signal_that_ends_the_loop_is_not_lost(
     method: str, before: bytes, data: bytes, size: int, monkeypatch: pytest.MonkeyPatch

@@ -42,7 +42,8 @@ static void start_reader(int fd) {
     readers[fd] = &states[fd];
 }
 
-static void open_one(int epoll) {
+/* Returns the descriptor that is to be served. */
+static int open_one(int epoll) {
     int ends[2], size = 1 << 20;
     struct epoll_event event = {.events = EPOLLIN};
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends) == 0, "no sockets");
@@ -54,6 +55,7 @@ static void open_one(int epoll) {
     begun[ends[0]] = 0;
     readers[ends[0]] = NULL;
     if (random_below(4) != 0) start_reader(ends[0]);
+    return ends[0];
 }
 
 /* Whom one call serves: a table of so many words, and the whole ring. */
@@ -180,28 +182,47 @@ static void test_turns(void) {
     close(sockets.epoll);
 }
 
-/* A frame that comes in two parts, cut anywhere, alone and behind another: the largest of which a part is kept, and one
- * that is larger. */
+/* A frame of `len` bytes, head included, as it is sent (`data`) and as it lies in the ring when it has been scanned
+ * (`plain`). Returns the bytes of its head. */
+static size_t make_frame(uint8_t *data, uint8_t *plain, size_t len) {
+    static const uint8_t key[4] = {0x80, 0x01, 0x7E, 0xFF};
+    const size_t head = len < 65536 ? 8 : 14, payload = len - head;
+    plain[0] = 0x82;
+    plain[1] = head == 8 ? 0xFE : 0xFF;
+    for (size_t i = 2; i < head - 4; i++) plain[i] = (uint8_t)((uint64_t)payload >> 8 * (head - 5 - i));
+    memcpy(plain + head - 4, key, 4);
+    memcpy(data, plain, head);
+    for (size_t i = 0; i < payload; i++) {
+        plain[head + i] = (uint8_t)(i * 7);
+        data[head + i] = plain[head + i] ^ key[i % 4];
+    }
+    return head;
+}
+
+/* A socket that C receives for. */
+static int open_served(int epoll) {
+    const int fd = open_one(epoll);
+    start_reader(fd);
+    return fd;
+}
+
+/* A frame that comes in parts, cut anywhere, alone and behind others: one that is moved with each part; the largest of
+ * which a part is kept; and one that is larger. */
 static void test_what_is_kept(void) {
-    enum { HEAD = 8 };
     static const uint8_t two[2 * SHORT] = {0x01, 0x81, 0, 0, 0, 0, 'a', 0x80, 0x81, 0, 0, 0, 0, 'a'}; /* fragments */
-    static uint8_t data[sizeof two + ZCWS_KEPT_MOST + 1];
+    static const size_t lens[3] = {3000, ZCWS_KEPT_MOST, ZCWS_KEPT_MOST + 1};
+    static uint8_t data[sizeof two + ZCWS_KEPT_MOST + 1 + SHORT], plain[ZCWS_KEPT_MOST + 1];
     struct zcws_sockets sockets = start_sockets(LEAST + 15000);
-    for (int is_larger = 0; is_larger < 2; is_larger++) {
-        const size_t len = ZCWS_KEPT_MOST + (size_t)is_larger, payload = len - HEAD;
-        const uint8_t head[HEAD] = {0x82, 0xFE, (uint8_t)(payload >> 8), (uint8_t)payload};
+    const uint64_t *entry = sockets.table, *other = entry + ZCWS_TURN_ENTRIES;
+    for (int kind = 0; kind < 3; kind++) {
         for (size_t first = 0; first < 3; first++) { /* what comes before it */
-            for (size_t cut = 1; cut < len; cut += cut < 12 || cut + 12 > len ? 1 : 1 + random_below(3000)) {
-                const size_t before = first * SHORT, keeps = is_larger && cut >= HEAD ? 0 : cut;
-                const uint64_t *entry = sockets.table, *other = entry + ZCWS_TURN_ENTRIES;
+            const size_t before = first * SHORT, len = lens[kind], head = make_frame(data + before, plain, len);
+            memcpy(data, first == 2 ? two : one, before);
+            memcpy(data + before + len, one, SHORT);
+            for (size_t cut = 1; cut < len; cut += cut < 16 || cut + 16 > len ? 1 : 1 + random_below(len / 20)) {
+                const size_t keeps = kind == 2 && cut >= head ? 0 : cut;
+                const int fd = open_served(sockets.epoll);
                 size_t found;
-                int fd = 0;
-                memcpy(data, first == 2 ? two : one, before);
-                memcpy(data + before, head, HEAD);
-                for (size_t i = 0; i < payload; i++) data[before + HEAD + i] = (uint8_t)(i * 7);
-                open_one(sockets.epoll);
-                while (peers[fd] < 0) fd++;
-                start_reader(fd);
                 send_all(peers[fd], data, before + cut);
                 found = zcws_turn(&sockets);
                 CHECK(states[fd].kept == keeps, "%u kept of %zu", states[fd].kept, cut);
@@ -210,21 +231,87 @@ static void test_what_is_kept(void) {
                 /* Fragments have been moved together: their payload stops before that. */
                 CHECK(first < 2 || other[ZCWS_TURN_STOP] == before + cut - keeps, "%zu",
                       (size_t)other[ZCWS_TURN_STOP]);
-                CHECK(memcmp(sockets.base + before, head, cut < HEAD ? cut : HEAD) == 0, "it lies behind the row");
+                CHECK(memcmp(sockets.base + before, plain, cut) == 0, "it lies behind the row");
                 if (keeps != 0 && (cut & 1)) {
-                    CHECK(memcmp(zcws_take_kept(&sockets, &states[fd]), data + before, cut) == 0, "something else");
+                    CHECK(memcmp(zcws_take_kept(&sockets, &states[fd]), plain, cut) == 0, "something else");
                 } else if (keeps != 0) {
-                    memset(sockets.base, 0xA5, before + cut);
-                    send_all(peers[fd], data + before + cut, len - cut);
-                    found = zcws_turn(&sockets);
-                    CHECK(found == 1 && entry[2] == 0 && entry[3] == HEAD && entry[4] == len, "%zu found", found);
-                    CHECK(memcmp(sockets.base, data + before, len) == 0, "another frame");
+                    const size_t then = cut + random_below(len - cut), behind = cut & 2 ? SHORT : 0;
+                    memset(sockets.base, 0xA5, RING);
+                    send_all(peers[fd], data + before + cut, then - cut);
+                    found = zcws_turn(&sockets); /* a part, or nothing */
+                    CHECK(kind == 2 ? found == (then >= head && then != cut ? ZCWS_TURN_OTHERS : 0) : found == 0,
+                          "%zu found", found);
+                    if (found == 0 && kind != 2) {
+                        CHECK(states[fd].kept == then, "%u kept of %zu", states[fd].kept, then);
+                        send_all(peers[fd], data + before + then, len - then + behind);
+                        found = zcws_turn(&sockets);
+                        CHECK(found == (behind != 0 ? ZCWS_TURN_OTHERS : 1), "%zu found", found);
+                        CHECK(behind != 0 || (entry[2] == 0 && entry[3] == head && entry[4] == len), "another row");
+                        CHECK(behind == 0 || (other[ZCWS_TURN_STOP] == len + SHORT && other[ZCWS_TURN_COUNT] == 2),
+                              "%zu rows", (size_t)other[ZCWS_TURN_COUNT]);
+                        CHECK(memcmp(sockets.base, plain, len) == 0, "another frame");
+                        CHECK(memcmp(sockets.base + len, one, behind) == 0, "something else behind it");
+                    }
                 }
+                if (states[fd].kept != 0) zcws_take_kept(&sockets, &states[fd]);
                 CHECK(sockets.frees == ZCWS_SLOTS, "%u slots are free", sockets.frees);
                 close_one(&sockets, fd);
             }
         }
     }
+    close(sockets.epoll);
+}
+
+/* A byte that cannot be right is told when it comes, not when its frame is whole. */
+static void test_a_bad_byte_in_what_is_kept(void) {
+    enum { LEN = 9000, BAD = 5000 };
+    struct zcws_sockets sockets = start_sockets(LEAST);
+    static uint8_t data[LEN] = {0x81, 0xFE, (LEN - 8) >> 8, (LEN - 8) & 0xFF};
+    data[BAD] = 0xFF;
+    const int fd = open_served(sockets.epoll);
+    const uint64_t *entry = sockets.table + ZCWS_TURN_ENTRIES, *table = entry + ZCWS_TURN_ENTRY;
+    for (size_t at = 0; at < BAD; at += 1000) {
+        CHECK(states[fd].kept == at, "%u kept", states[fd].kept);
+        send_all(peers[fd], data + at, 1000);
+        CHECK(zcws_turn(&sockets) == 0, "it is told of a part");
+    }
+    send_all(peers[fd], data + BAD, 1000);
+    CHECK(zcws_turn(&sockets) == ZCWS_TURN_OTHERS, "it is told of nothing");
+    CHECK(entry[ZCWS_TURN_STOP] == BAD + 1000 && entry[ZCWS_TURN_COUNT] == ZCWS_NEWS, "something else");
+    CHECK(table[ZCWS_TABLE_STATUS] == (uint64_t)-ZCWS_BAD_UTF8, "%d", (int)table[ZCWS_TABLE_STATUS]);
+    CHECK(sockets.frees == ZCWS_SLOTS, "%u slots are free", sockets.frees);
+    close_one(&sockets, fd);
+    close(sockets.epoll);
+}
+
+/* So many who have half of a large frame each that not all of them find room in one turn. */
+static void test_many_who_are_kept(void) {
+    enum { MANY = 12 };
+    static uint8_t data[ZCWS_KEPT_MOST + SHORT], plain[ZCWS_KEPT_MOST];
+    struct zcws_sockets sockets = start_sockets(LEAST);
+    int fds[MANY], told = 0;
+    make_frame(data, plain, ZCWS_KEPT_MOST);
+    memcpy(data + ZCWS_KEPT_MOST, one, SHORT);
+    for (int i = 0; i < MANY; i++) fds[i] = open_served(sockets.epoll);
+    for (int i = 0; i < MANY; i++) {
+        send_all(peers[fds[i]], data, 10000 + (size_t)i);
+        CHECK(zcws_turn(&sockets) == 0, "it is told of a part");
+    }
+    for (int i = 0; i < MANY; i++) send_all(peers[fds[i]], data + 10000 + i, sizeof data - 10000 - (size_t)i);
+    for (int turn = 0; turn < MANY && told < MANY; turn++) {
+        const size_t found = zcws_turn(&sockets);
+        CHECK(found == ZCWS_TURN_OTHERS, "%zu found", found);
+        for (size_t at = 0; at < sockets.used;) {
+            const uint64_t *entry = sockets.table + ZCWS_TURN_ENTRIES + at;
+            const size_t begin = (size_t)entry[ZCWS_TURN_BEGIN];
+            CHECK(entry[ZCWS_TURN_COUNT] == 2, "%zu rows", (size_t)entry[ZCWS_TURN_COUNT]);
+            CHECK(memcmp(sockets.base + begin, plain, sizeof plain) == 0, "another frame");
+            told++;
+            at = (size_t)entry[ZCWS_TURN_END];
+        }
+    }
+    CHECK(told == MANY && sockets.frees == ZCWS_SLOTS, "%d were told of", told);
+    for (int i = 0; i < MANY; i++) close_one(&sockets, fds[i]);
     close(sockets.epoll);
 }
 
@@ -474,6 +561,8 @@ int main(int argc, char **argv) {
     test_a_table_that_is_full();
     test_who_is_left_comes_first();
     test_what_is_kept();
+    test_a_bad_byte_in_what_is_kept();
+    test_many_who_are_kept();
     test_a_ring_that_is_full();
     test_one_that_is_tried();
     test_answers();

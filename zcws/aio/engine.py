@@ -189,7 +189,7 @@ class Engine:
         self._sockets.only = self._only
         self._sockets.readers, self._sockets.count = self._readers, _DESCRIPTORS
         self._sockets.table, self._sockets.words = self._table, _WORDS
-        # Not memory of the heap, which is cleared, and so in use: 8 ms and 4 MiB for a loop that may need none of it.
+        # 16 MiB, of which few loops need much. Memory of the heap would be cleared, and so in use.
         memory = mmap.mmap(-1, lib.ZCWS_SLOTS * lib.ZCWS_KEPT_MOST, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._slots = ffi.from_buffer(memory)
         self._sockets.slots, self._sockets.frees = ffi.cast("uint8_t *", self._slots), lib.ZCWS_SLOTS

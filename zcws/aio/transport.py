@@ -25,9 +25,9 @@ from zcws.tcp_info import Counts, counts
 
 __all__ = ["EngineTransport", "adopt", "place"]
 
-#: A connection that received at most this many bytes last time is served together with others. Larger messages
-#: often come in parts, and a connection that keeps a part keeps the common ring.
-_SMALL = 16 * 1024
+#: A connection that received at most this many bytes last time is served together with others. Of larger messages C
+#: keeps no parts, and a connection that keeps one keeps the common ring.
+_SMALL: int = lib.ZCWS_KEPT_MOST
 
 #: The addresses of a socket that is still open: it is asked for them. One dict for all, because each takes memory.
 _UNKNOWN: Mapping[str, Any] = {}
