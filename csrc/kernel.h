@@ -39,6 +39,13 @@ size_t zcws_mask_utf8(uint8_t *data, size_t len, uint32_t key, uint32_t *state);
 /* The head of a masked frame, as zcws_build_masked begins one: at most 14 bytes. Returns how many. RFC 6455 5.2. */
 size_t zcws_put_masked_head(uint8_t *out, uint8_t first, size_t len, uint32_t key);
 
+/* Whether all that a scan of bytes up to `stop` has to tell beside its rows is that a frame has begun behind them, of
+ * which the beginning has to stay. */
+static inline int zcws_has_begun(const struct zcws_reader *reader, const uint64_t *table, size_t stop) {
+    return table[ZCWS_TABLE_STATUS] == ZCWS_MORE && table[ZCWS_TABLE_CONTROLS] == 0 &&
+           table[ZCWS_TABLE_NEXT] < stop && (!reader->open || reader->head != 0);
+}
+
 /* Turns key by `count` bytes, so that its first byte is the one for the byte after `count` more.
  * A key in memory order turns right in a little-endian word and left in a big-endian one. The compiler
  * knows which of the two this is, so the test costs nothing at run time. */

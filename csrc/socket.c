@@ -13,11 +13,16 @@
 #include "waits.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 enum {
     /* Bytes: if a receive brought this many, more may have come while they were taken. */
-    MUCH = 64 * 1024
+    MUCH = 64 * 1024,
+    /* How long a frame that has begun is waited for where it lies: for its next part, in milliseconds, and for all of it,
+     * in nanoseconds. The caller's own limits, and his signals, wait as long. */
+    NEXT_PART = 5,
+    ALL_PARTS = 20 * 1000 * 1000
 };
 
 static int is_nothing(ssize_t received) { return received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK); }
@@ -49,6 +54,7 @@ static ssize_t wait_and_receive(struct zcws_socket *socket, uint8_t *data, size_
 int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size) {
     ssize_t received;
     if (socket->received != 0) return ZCWS_TORN;
+    if (socket->error != 0) return ZCWS_ENDED;
     received = wait_and_receive(socket, data, size);
     if (received > 0) {
         socket->received = (size_t)received;
@@ -59,6 +65,35 @@ int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size
     if (is_nothing(received) || (received < 0 && errno == EINTR)) return ZCWS_NOTHING;
     socket->error = received < 0 ? errno : 0;
     return ZCWS_ENDED;
+}
+
+static void scan_received(struct zcws_socket *socket) {
+    socket->found =
+        (int64_t)zcws_scan(socket->reader, socket->base, 0, socket->received, socket->table, socket->rows);
+}
+
+/* Receives more behind what has been received, if it comes soon. */
+static size_t receive_soon(struct zcws_socket *socket) {
+    struct pollfd ready = {socket->fd, POLLIN, 0};
+    ssize_t received;
+    /* An end is for the caller's next call, which has the time to wait for it. */
+    if (poll(&ready, 1, NEXT_PART) != 1 || ready.revents != POLLIN) return 0;
+    received = recv(ready.fd, socket->base + socket->received, socket->capacity - socket->received, MSG_DONTWAIT);
+    if (received < 0 && !is_nothing(received) && errno != EINTR) socket->error = errno;
+    return received > 0 ? (size_t)received : 0;
+}
+
+/* Networks cut every frame that is larger than a packet, and a caller has no use for its beginning before the rest is
+ * there. Waits for that, but not for long. */
+static void receive_parts(struct zcws_socket *socket) {
+    const uint64_t begin = zcws_clock();
+    size_t more;
+    while (zcws_has_begun(socket->reader, socket->table, socket->received) && zcws_clock() - begin < ALL_PARTS &&
+           (more = receive_soon(socket)) != 0) {
+        socket->received += more;
+        socket->total += more;
+        scan_received(socket);
+    }
 }
 
 int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, size_t size) {
@@ -74,6 +109,14 @@ int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, siz
     } while (outcome == 0 && total < size && received >= MUCH);
     if (total == 0) return received < 0 ? -(int64_t)errno : 0;
     return (int64_t)total + (outcome > 0 ? ZCWS_WHOLE : 0);
+}
+
+int64_t zcws_receive(struct zcws_socket *socket) {
+    int64_t received = zcws_receive_into(socket, socket->base, socket->capacity);
+    if (received < 0) return received;
+    scan_received(socket);
+    if (socket->found == ZCWS_NEWS && socket->flags == 0) receive_parts(socket);
+    return socket->found;
 }
 
 #if !defined(MSG_NOSIGNAL) /* macOS; Python ignores SIGPIPE anyway */
@@ -96,6 +139,8 @@ int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size
     return ZCWS_ENDED;
 }
 
+int64_t zcws_receive(struct zcws_socket *socket) { return zcws_receive_into(socket, NULL, 0); }
+
 int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, size_t size) {
     (void)fd, (void)reader, (void)data, (void)size;
     return 0;
@@ -107,14 +152,6 @@ static size_t send_some(int fd, const uint8_t *data, size_t len, int is_last) {
 }
 
 #endif
-
-int64_t zcws_receive(struct zcws_socket *socket) {
-    int64_t received = zcws_receive_into(socket, socket->base, socket->capacity);
-    if (received < 0) return received;
-    socket->found =
-        (int64_t)zcws_scan(socket->reader, socket->base, 0, (size_t)received, socket->table, socket->rows);
-    return socket->found;
-}
 
 int64_t zcws_send_masked(int fd, uint8_t *out, size_t room, uint8_t first, const uint8_t *payload, size_t len,
                          uint32_t key) {

@@ -101,12 +101,6 @@ static int keep(const struct turn *turn, struct zcws_reader *reader, const uint8
     return 1;
 }
 
-/* Whether all that a scan has to tell beside its rows is that a frame has begun behind them. */
-static int has_begun(const struct zcws_reader *reader, const uint64_t *table, size_t stop) {
-    return table[ZCWS_TABLE_STATUS] == ZCWS_MORE && table[ZCWS_TABLE_CONTROLS] == 0 &&
-           table[ZCWS_TABLE_NEXT] < stop && (!reader->open || reader->head != 0);
-}
-
 const uint8_t *zcws_take_kept(struct zcws_sockets *sockets, struct zcws_reader *reader) {
     const uint8_t *slot = slot_of(sockets, reader);
     free_slot(sockets, reader);
@@ -167,7 +161,7 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_
     if (stop == begin) return;
     count = zcws_scan(reader, turn->base, begin, stop, table, rows < most ? rows : most);
     used = stop;
-    if (count >= ZCWS_NEWS && has_begun(reader, table, stop)) {
+    if (count >= ZCWS_NEWS && zcws_has_begun(reader, table, stop)) {
         size_t next = (size_t)table[ZCWS_TABLE_NEXT];
         if (keep(turn, reader, turn->base + next, stop - next)) {
             count -= ZCWS_NEWS;

@@ -234,7 +234,7 @@ struct zcws_socket {
     int64_t found;
     uint64_t total; /* bytes that all calls have brought; the caller may add what it has received by other means */
     struct zcws_waits waits;
-    int error; /* the errno of what ended the stream; 0: the peer did */
+    int error; /* the errno of what ended the stream; 0: the peer did. Nothing is received where there is one */
 };
 
 /* Waits until the socket has bytes, and receives them into data[0, size). Returns how many; ZCWS_NOTHING when the
@@ -243,8 +243,9 @@ struct zcws_socket {
  * of POSIX only; elsewhere every stream has ended. */
 int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size);
 
-/* The same into `base`, and scans the bytes there. For a reader that holds no unread bytes. Returns what zcws_scan
- * returned, or one of those three. */
+/* The same into `base`, and scans the bytes there. For a reader that holds no unread bytes. If they are only the beginning
+ * of a frame, and `flags` is 0, waits for the rest as well, for milliseconds. Returns what zcws_scan returned, or one of
+ * those three. */
 int64_t zcws_receive(struct zcws_socket *socket);
 
 enum { ZCWS_NOTHING = -1, ZCWS_ENDED = -2, ZCWS_TORN = -3 };

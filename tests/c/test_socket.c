@@ -47,7 +47,6 @@ static void test_what_comes(void) {
         socket.received = 0;
         CHECK(zcws_receive_into(&socket, data, 3) == 1 && data[0] == 'd' && socket.total == 14, "the rest");
         socket.received = 0;
-        socket.error = 7;
         close(ends[1]);
         errno = errors[i];
         CHECK(zcws_receive_into(&socket, data, 3) == ZCWS_ENDED && socket.error == 0, "its end, behind %d",
@@ -66,8 +65,10 @@ static void test_a_stream_that_is_broken(void) {
     close(ends[1]);
     CHECK(zcws_receive_into(&socket, memory.start, 1) == ZCWS_ENDED, "no end");
     CHECK(socket.error == ECONNRESET, "error %d", socket.error);
+    CHECK(zcws_receive_into(&socket, memory.start, 1) == ZCWS_ENDED && socket.error == ECONNRESET, "it is told once");
     close(ends[0]);
     socket.fd = -1;
+    socket.error = 0;
     CHECK(zcws_receive_into(&socket, memory.start, 1) == ZCWS_ENDED && socket.error == EBADF, "closed");
 }
 
@@ -153,6 +154,77 @@ static void test_a_frame(void) {
     CHECK(memcmp(socket.base + 6, "hi", 2) == 0, "unmasked");
     CHECK(zcws_receive(&socket) == ZCWS_TORN && socket.found == 1, "it has not been taken");
     close_pair(ends);
+}
+
+enum { LEN = 200, TWO = 2 * LEN };
+
+/* A socket with `room` bytes for what comes. */
+static void open_parts(int *ends, struct zcws_socket *socket, int kind, size_t room) {
+    static struct zcws_reader reader;
+    static uint64_t table[ZCWS_TABLE_HEAD + 2 * ZCWS_TABLE_ROW];
+    const struct zcws_reader fresh = {.max_size = 1 << 24, .max_fragments = 1, .fit = ROOM, .masked = 1};
+    const struct zcws_socket unused = {
+        .reader = &reader, .base = memory.end - room, .capacity = room, .table = table};
+    reader = fresh;
+    *socket = unused;
+    socket->rows = 2;
+    open_pair(ends, kind);
+    socket->fd = ends[0];
+}
+
+/* A frame that comes in two parts is told of when it is whole, unless the caller does not wait. What stands behind
+ * another frame is for the next call. */
+static void test_a_frame_in_parts(void) {
+    uint8_t frame[TWO] = {0x81, 0xFE, 0, LEN - 8};
+    for (size_t i = 8; i < LEN; i++) frame[i] = 'a';
+    memcpy(frame + LEN, frame, LEN);
+    for (size_t cut = 1; cut < TWO; cut++) {
+        for (int flags = 0; flags <= MSG_DONTWAIT; flags += MSG_DONTWAIT) {
+            const size_t rows = cut / LEN, begun = cut % LEN, waits = flags == 0 && rows == 0 && begun != 0;
+            const size_t stop = cut < LEN ? LEN : TWO, arrived = waits ? stop : cut;
+            struct zcws_socket socket;
+            int ends[2];
+            open_parts(ends, &socket, SOCK_SEQPACKET, TWO); /* each receive brings what was sent at a time */
+            socket.flags = flags;
+            send_all(ends[1], frame, cut);
+            if (cut != stop) send_all(ends[1], frame + cut, stop - cut);
+            CHECK(zcws_receive(&socket) == socket.found, "another answer");
+            CHECK((size_t)socket.found == (waits        ? 1
+                                           : begun != 0 ? rows + ZCWS_NEWS
+                                                        : rows),
+                  "%lld of %zu", (long long)socket.found, cut);
+            CHECK(socket.received == arrived && socket.total == arrived, "%zu of %zu", socket.received, cut);
+            CHECK(memcmp(socket.base, frame, arrived) == 0, "other bytes");
+            CHECK(zcws_receive(&socket) == ZCWS_TORN, "it has not been taken");
+            close_pair(ends);
+        }
+    }
+}
+
+/* A part behind which nothing comes, the end does, or there is no room; or a byte that cannot be right. */
+static void test_a_frame_that_is_not_whole(void) {
+    uint8_t frame[LEN] = {0x81, 0xFE, 0, LEN - 8}, bad = 0xFF;
+    for (int how = 0; how < 5; how++) {
+        const size_t room = how == 3 ? 100 : LEN;
+        struct zcws_socket socket;
+        int ends[2];
+        open_parts(ends, &socket, how == 2 ? SOCK_STREAM : SOCK_SEQPACKET, room);
+        if (how == 2) send_all(ends[0], &bad, 1); /* the other end closes without having read it */
+        send_all(ends[1], frame, 100);
+        if (how == 1 || how == 2) close(ends[1]);
+        if (how == 3) send_all(ends[1], frame + 100, 100);
+        if (how == 4) send_all(ends[1], &bad, 1);
+        CHECK(zcws_receive(&socket) == ZCWS_NEWS && socket.received == 100 + (how == 4), "a part");
+        CHECK(socket.table[ZCWS_TABLE_STATUS] == (how == 4 ? (uint64_t)-ZCWS_BAD_UTF8 : ZCWS_MORE), "%d", how);
+        CHECK(socket.error == 0, "%d", socket.error);
+        socket.received = 0;
+        if (how == 1 || how == 2) {
+            CHECK(zcws_receive_into(&socket, socket.base, 1) == ZCWS_ENDED, "the end");
+            CHECK(socket.error == (how == 1 ? 0 : ECONNRESET), "%d", socket.error);
+        }
+        close(ends[0]);
+        if (how != 1 && how != 2) close(ends[1]);
+    }
 }
 
 /* ---- the rest of a large payload ---- */
@@ -274,6 +346,8 @@ int main(int argc, char **argv) {
     test_who_never_tries();
     test_a_signal();
     test_a_frame();
+    test_a_frame_in_parts();
+    test_a_frame_that_is_not_whole();
     test_a_rest_in_parts();
     test_a_frame_goes_out_part_by_part();
     test_a_socket_that_takes_no_more();

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import socket
+import sys
 
 import pytest
 import raw
+import wire
 from channels import Pair, receive, tls_pair
 from net import Certificates
 from receiver import connect
@@ -72,6 +74,22 @@ def test_a_try_ends_before_there_is_a_sleep(pair: Pair, timeout: float | None) -
     assert channel.scan(reader, timeout) == NOTHING
     channel.record.waits.resting = 0
     assert channel.receive(memoryview(bytearray(9)), timeout) == NOTHING
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no such socket here")
+def test_a_frame_in_parts_takes_one_wait() -> None:
+    """Python has no use for its beginning. Each receive from such a socket brings what was sent at a time."""
+    frame = wire.frame(wire.TEXT, b"in parts")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        channel, reader = PlainChannel(ours), connect().reader
+        for part in (frame[:1], frame[1:3], frame[3:], frame[:1]):
+            theirs.send(part)
+        channel.record.waits.never = True
+        assert channel.scan(reader, 3600) == 1
+        assert reader.message_found(1) == "in parts"
+        assert (channel.record.received, channel.record.total) == (len(frame), len(frame))
+        channel.abort()
 
 
 @pytest.mark.parametrize("pair", ["plain"], indirect=True)
