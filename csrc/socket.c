@@ -19,8 +19,9 @@
 enum {
     /* Bytes: if a receive brought this many, more may have come while they were taken. */
     MUCH = 64 * 1024,
-    /* How long a frame that has begun is waited for where it lies: for its next part, in milliseconds, and for all of it,
-     * in nanoseconds. The caller's own limits, and his signals, wait as long. */
+    /* How long the rest of a frame that has begun is waited for, because a network cuts every frame that is larger than
+     * a packet: for its next part, in milliseconds, and for all of it, in nanoseconds. The caller's own limits, and his
+     * signals, wait as long. */
     NEXT_PART = 5,
     ALL_PARTS = 20 * 1000 * 1000
 };
@@ -67,33 +68,55 @@ int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size
     return ZCWS_ENDED;
 }
 
+/* ---- frames that come in parts ---- */
+
+/* Receives more into data, behind what has been received there, if it comes soon. Returns whether it has. */
+static int receive_soon(struct zcws_socket *socket, uint8_t *data, size_t size) {
+    struct pollfd ready = {socket->fd, POLLIN, 0};
+    ssize_t received;
+    /* An end is for the caller's next call, which has the time to wait for it. */
+    if (poll(&ready, 1, NEXT_PART) != 1 || ready.revents != POLLIN) return 0;
+    received = recv(ready.fd, data + socket->received, size - socket->received, MSG_DONTWAIT);
+    if (received < 0 && !is_nothing(received) && errno != EINTR) socket->error = errno;
+    if (received <= 0) return 0;
+    socket->received += (size_t)received;
+    socket->total += (size_t)received;
+    return 1;
+}
+
+int64_t zcws_receive_more(struct zcws_socket *socket, uint8_t *data, size_t size) {
+    const int64_t received = zcws_receive_into(socket, data, size);
+    uint64_t begin;
+    if (received < 0 || socket->flags != 0) return received;
+    begin = zcws_clock();
+    while (socket->received < size && socket->received < MUCH && zcws_clock() - begin < ALL_PARTS &&
+           receive_soon(socket, data, size))
+        continue;
+    return (int64_t)socket->received;
+}
+
 static void scan_received(struct zcws_socket *socket) {
     socket->found =
         (int64_t)zcws_scan(socket->reader, socket->base, 0, socket->received, socket->table, socket->rows);
 }
 
-/* Receives more behind what has been received, if it comes soon. */
-static size_t receive_soon(struct zcws_socket *socket) {
-    struct pollfd ready = {socket->fd, POLLIN, 0};
-    ssize_t received;
-    /* An end is for the caller's next call, which has the time to wait for it. */
-    if (poll(&ready, 1, NEXT_PART) != 1 || ready.revents != POLLIN) return 0;
-    received = recv(ready.fd, socket->base + socket->received, socket->capacity - socket->received, MSG_DONTWAIT);
-    if (received < 0 && !is_nothing(received) && errno != EINTR) socket->error = errno;
-    return received > 0 ? (size_t)received : 0;
+/* Whether all that has been found is that a frame has begun: no row has been written that the next scan would lose. */
+static int has_only_begun(const struct zcws_socket *socket) {
+    return socket->found == ZCWS_NEWS && zcws_has_begun(socket->reader, socket->table, socket->received);
 }
 
-/* Networks cut every frame that is larger than a packet, and a caller has no use for its beginning before the rest is
- * there. Waits for that, but not for long. */
-static void receive_parts(struct zcws_socket *socket) {
-    const uint64_t begin = zcws_clock();
-    size_t more;
-    while (zcws_has_begun(socket->reader, socket->table, socket->received) && zcws_clock() - begin < ALL_PARTS &&
-           (more = receive_soon(socket)) != 0) {
-        socket->received += more;
-        socket->total += more;
+int64_t zcws_receive(struct zcws_socket *socket) {
+    const int64_t received = zcws_receive_into(socket, socket->base, socket->capacity);
+    uint64_t begin;
+    if (received < 0) return received;
+    scan_received(socket);
+    if (!has_only_begun(socket) || socket->flags != 0) return socket->found;
+    begin = zcws_clock();
+    while (zcws_clock() - begin < ALL_PARTS && receive_soon(socket, socket->base, socket->capacity)) {
         scan_received(socket);
+        if (!has_only_begun(socket)) break;
     }
+    return socket->found;
 }
 
 int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, size_t size) {
@@ -109,14 +132,6 @@ int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, siz
     } while (outcome == 0 && total < size && received >= MUCH);
     if (total == 0) return received < 0 ? -(int64_t)errno : 0;
     return (int64_t)total + (outcome > 0 ? ZCWS_WHOLE : 0);
-}
-
-int64_t zcws_receive(struct zcws_socket *socket) {
-    int64_t received = zcws_receive_into(socket, socket->base, socket->capacity);
-    if (received < 0) return received;
-    scan_received(socket);
-    if (socket->found == ZCWS_NEWS && socket->flags == 0) receive_parts(socket);
-    return socket->found;
 }
 
 #if !defined(MSG_NOSIGNAL) /* macOS; Python ignores SIGPIPE anyway */
@@ -137,6 +152,10 @@ static size_t send_some(int fd, const uint8_t *data, size_t len, int is_last) {
 int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size) {
     (void)socket, (void)data, (void)size;
     return ZCWS_ENDED;
+}
+
+int64_t zcws_receive_more(struct zcws_socket *socket, uint8_t *data, size_t size) {
+    return zcws_receive_into(socket, data, size);
 }
 
 int64_t zcws_receive(struct zcws_socket *socket) { return zcws_receive_into(socket, NULL, 0); }

@@ -172,30 +172,72 @@ static void open_parts(int *ends, struct zcws_socket *socket, int kind, size_t r
     socket->fd = ends[0];
 }
 
-/* A frame that comes in two parts is told of when it is whole, unless the caller does not wait. What stands behind
- * another frame is for the next call. */
+/* Two frames of LEN bytes, masked with 1, 2, 3, 4. */
+static void make_two(uint8_t *data) {
+    static const uint8_t head[8] = {0x81, 0xFE, 0, LEN - 8, 1, 2, 3, 4};
+    memcpy(data, head, sizeof head);
+    for (size_t i = 8; i < LEN; i++) data[i] = 'a' ^ (uint8_t)(1 + i % 4);
+    memcpy(data + LEN, data, LEN);
+}
+
+/* A frame that comes in two parts, the second with more behind it, is told of when it is whole. */
 static void test_a_frame_in_parts(void) {
-    uint8_t frame[TWO] = {0x81, 0xFE, 0, LEN - 8};
-    for (size_t i = 8; i < LEN; i++) frame[i] = 'a';
-    memcpy(frame + LEN, frame, LEN);
-    for (size_t cut = 1; cut < TWO; cut++) {
-        for (int flags = 0; flags <= MSG_DONTWAIT; flags += MSG_DONTWAIT) {
-            const size_t rows = cut / LEN, begun = cut % LEN, waits = flags == 0 && rows == 0 && begun != 0;
-            const size_t stop = cut < LEN ? LEN : TWO, arrived = waits ? stop : cut;
+    uint8_t data[TWO];
+    make_two(data);
+    for (size_t cut = 1; cut < LEN; cut++) {
+        for (size_t behind = 0; behind < LEN; behind += behind < 12 ? 1 : 60) {
+            const size_t stop = LEN + behind;
             struct zcws_socket socket;
             int ends[2];
             open_parts(ends, &socket, SOCK_SEQPACKET, TWO); /* each receive brings what was sent at a time */
-            socket.flags = flags;
-            send_all(ends[1], frame, cut);
-            if (cut != stop) send_all(ends[1], frame + cut, stop - cut);
-            CHECK(zcws_receive(&socket) == socket.found, "another answer");
-            CHECK((size_t)socket.found == (waits        ? 1
-                                           : begun != 0 ? rows + ZCWS_NEWS
-                                                        : rows),
-                  "%lld of %zu", (long long)socket.found, cut);
-            CHECK(socket.received == arrived && socket.total == arrived, "%zu of %zu", socket.received, cut);
-            CHECK(memcmp(socket.base, frame, arrived) == 0, "other bytes");
+            send_all(ends[1], data, cut);
+            send_all(ends[1], data + cut, stop - cut);
+            send_all(ends[1], data + stop, TWO - stop);
+            CHECK(zcws_receive(&socket) == (behind == 0 ? 1 : 1 + ZCWS_NEWS), "%lld", (long long)socket.found);
+            CHECK(socket.received == stop && socket.total == stop, "%zu of %zu", socket.received, stop);
+            CHECK(socket.table[ZCWS_TABLE_HEAD + 1] == 8 && socket.table[ZCWS_TABLE_HEAD + 2] == LEN, "its row");
+            for (size_t i = 8; i < LEN; i++) CHECK(socket.base[i] == 'a', "%c", socket.base[i]);
             CHECK(zcws_receive(&socket) == ZCWS_TORN, "it has not been taken");
+            close_pair(ends);
+        }
+    }
+}
+
+/* What has come is told at once where a frame is before it, and where the caller does not wait. */
+static void test_a_part_that_is_told(void) {
+    uint8_t data[TWO];
+    make_two(data);
+    for (size_t cut = 1; cut < TWO; cut++) {
+        const size_t rows = cut / LEN;
+        struct zcws_socket socket;
+        int ends[2];
+        open_parts(ends, &socket, SOCK_SEQPACKET, TWO);
+        socket.flags = rows == 0 ? MSG_DONTWAIT : 0;
+        send_all(ends[1], data, cut);
+        send_all(ends[1], data + cut, TWO - cut);
+        CHECK((size_t)zcws_receive(&socket) == (cut % LEN != 0 ? rows + ZCWS_NEWS : rows), "%lld of %zu",
+              (long long)socket.found, cut);
+        CHECK(socket.received == cut, "%zu of %zu", socket.received, cut);
+        close_pair(ends);
+    }
+}
+
+/* Bytes that all belong to what the caller wants, of which each receive brings a few. */
+static void test_more_of_a_payload(void) {
+    uint8_t data[LEN];
+    random_fill(data, LEN);
+    for (size_t size = 1; size <= LEN; size += size < 20 ? 1 : 45) {
+        for (int flags = 0; flags <= MSG_DONTWAIT; flags += MSG_DONTWAIT) {
+            const size_t first = size < 50 ? size : 50;
+            struct zcws_socket socket;
+            int ends[2];
+            open_parts(ends, &socket, SOCK_SEQPACKET, size);
+            socket.flags = flags;
+            for (size_t at = 0; at < LEN; at += 50) send_all(ends[1], data + at, 50);
+            CHECK(zcws_receive_more(&socket, socket.base, size) == (int64_t)(flags == 0 ? size : first), "%zu", size);
+            CHECK(socket.received == (flags == 0 ? size : first) && socket.total == socket.received, "%zu", size);
+            CHECK(memcmp(socket.base, data, socket.received) == 0 && socket.found == ZCWS_NOTHING, "other bytes");
+            CHECK(zcws_receive_more(&socket, socket.base, size) == ZCWS_TORN, "it has not been taken");
             close_pair(ends);
         }
     }
@@ -347,7 +389,9 @@ int main(int argc, char **argv) {
     test_a_signal();
     test_a_frame();
     test_a_frame_in_parts();
+    test_a_part_that_is_told();
     test_a_frame_that_is_not_whole();
+    test_more_of_a_payload();
     test_a_rest_in_parts();
     test_a_frame_goes_out_part_by_part();
     test_a_socket_that_takes_no_more();

@@ -82,13 +82,17 @@ def test_a_frame_in_parts_takes_one_wait() -> None:
     frame = wire.frame(wire.TEXT, b"in parts")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        channel, reader = PlainChannel(ours), connect().reader
+        channel, reader, buffer = PlainChannel(ours), connect().reader, bytearray(7)
         for part in (frame[:1], frame[1:3], frame[3:], frame[:1]):
             theirs.send(part)
         channel.record.waits.never = True
         assert channel.scan(reader, 3600) == 1
         assert reader.message_found(1) == "in parts"
         assert (channel.record.received, channel.record.total) == (len(frame), len(frame))
+        channel.record.received = 0
+        theirs.send(b"of large")
+        assert channel.receive_more(memoryview(buffer), 3600) == 7
+        assert bytes(buffer) == frame[:1] + b"of lar"
         channel.abort()
 
 

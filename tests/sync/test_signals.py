@@ -63,7 +63,8 @@ transports = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 
 
 #: The functions of the channel that wait for the peer, and where they are: others have these names, too.
-READING, SENDING = frozenset({"scan", "receive", "is_ready"}), frozenset({"send", "is_ready"})
+READING = frozenset({"scan", "receive", "_receive_by", "is_ready"})
+SENDING = frozenset({"send", "is_ready"})
 CHANNELS = frozenset(module.__name__ for module in (channel, plain, polled))
 
 
@@ -199,13 +200,17 @@ def interrupts(function: Any, kind: type[Alarm], behind: int = 0) -> Any:
     return act
 
 
-receive_into = plain._receive_into
+def in_steps(function: Any) -> Any:
+    """The function, in many steps however late we begin: the kernel goes on for as long as the peer sends, whatever the
+    size of its buffers."""
+    return lambda record, where, size: function(record, where, min(size, 64 * 1024))
 
 
-def in_steps(record: Any, where: Any, size: int) -> int:
-    """`_receive_into`, in many steps however late we begin: the kernel goes on for as long as the peer sends, whatever
-    the size of its buffers."""
-    return receive_into(record, where, min(size, 64 * 1024))
+STEPS = {
+    "_receive": plain._receive,
+    "_receive_into": in_steps(plain._receive_into),
+    "_receive_more": in_steps(plain._receive_more),
+}
 
 
 class TestBetweenSocketAndReader:
@@ -225,7 +230,7 @@ class TestBetweenSocketAndReader:
             with raw.thread(lambda: peer.send(wire.TEXT, b"x" * size)):
                 for calls in range(6 if size > 100_000 else 1):
                     with pytest.MonkeyPatch.context() as patch:
-                        for name, function in (("_receive", plain._receive), ("_receive_into", in_steps)):
+                        for name, function in STEPS.items():
                             patch.setattr(plain, name, interrupts(function, kind, behind=calls % 2))
                         with pytest.raises(kind):
                             read(ws)

@@ -17,7 +17,7 @@ import os
 import socket
 import ssl
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from zcws.annotations import Buffer
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PlainChannel", "open_channel"]
 
-_receive, _receive_into = lib.zcws_receive, lib.zcws_receive_into
+_receive, _receive_into, _receive_more = lib.zcws_receive, lib.zcws_receive_into, lib.zcws_receive_more
 _send_masked = lib.zcws_send_masked
 
 #: Where `struct timeval` is two longs: every 64-bit POSIX. On 32 bits it depends on how libc was compiled.
@@ -93,6 +93,14 @@ class PlainChannel(Channel):
         super().rest(pool)
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
+        return self._receive_by(_receive_into, buffer, timeout)
+
+    def receive_more(self, buffer: memoryview, timeout: float | None) -> int:
+        return self._receive_by(_receive_more, buffer, timeout)
+
+    def _receive_by(
+        self, receive: Callable[[CData, CData, int], int], buffer: memoryview, timeout: float | None
+    ) -> int:
         try:
             self._inside.appendleft(None)
             if timeout != self._timeout:
@@ -100,7 +108,7 @@ class PlainChannel(Channel):
             if self.sock.fileno() < 0:
                 return ENDED
             # Not the socket's own method: what that has received is lost if a signal handler raises right after it.
-            count: int = _receive_into(self.record, ffi.from_buffer(buffer), len(buffer))
+            count = receive(self.record, ffi.from_buffer(buffer), len(buffer))
             return self._ended() if count == ENDED else count
         finally:
             del self._inside[0]

@@ -313,7 +313,9 @@ class Reading:
             timeout = _bounded(timeout, deadline)
         channel = self._channel
         try:
-            count = channel.receive(reader.get_buffer(), timeout)
+            room = reader.get_buffer()
+            receive = channel.receive if reader.landing_in is None else channel.receive_more
+            count = receive(room, timeout)
             self._settle(count, partial(reader.received, count))
             channel.record.received = 0
         except BaseException:
