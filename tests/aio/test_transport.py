@@ -19,6 +19,7 @@ import pytest
 import wire
 from adopted import Recorder, adopted, end_of
 from net import echo, placed, port_of, run, soon, until
+from pythons import needs_finalizers_in_order
 from raw import read_to_end
 
 import zcws
@@ -267,7 +268,7 @@ def test_it_ends_once() -> None:
     run(main)
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="elsewhere finalizers come when they come")
+@needs_finalizers_in_order
 @pytest.mark.parametrize("action", ["error", "always"])
 def test_one_that_nobody_has_closed(action: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As asyncio's own: a warning, and the socket is closed, also where a filter makes an error of the warning."""

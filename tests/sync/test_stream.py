@@ -17,6 +17,7 @@ import pytest
 import raw
 import wire
 from joined import connected
+from pythons import needs_finalizers_in_order
 
 import zcws
 import zcws.sync
@@ -556,9 +557,7 @@ def test_a_finalizer_takes_leave() -> None:
         server.shutdown()
 
 
-@pytest.mark.skipif(
-    sys.implementation.name == "pypy", reason="PyPy calls the finalizer that needs others first"
-)
+@needs_finalizers_in_order
 @pytest.mark.parametrize("action", ["error", "ignore"])
 def test_a_finalizer_that_comes_behind_that_of_its_connection_finds_it_closed(action: str) -> None:
     """Its send went to the descriptor of a socket that had been closed: to whichever had been opened since."""
