@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,12 @@ print(build_ffi.ABI3 and command.get_ext_filename("zcws._kernel"))
     if name == "False":
         pytest.skip("this interpreter has no stable ABI")
     assert Path(name) == Path("zcws", "_kernel.abi3.so")
+
+
+def test_every_free_threaded_version_has_a_wheel() -> None:
+    """3.15t had none: whoever installed zcws there needed a compiler."""
+    settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    minors = {int(minor) for minor in re.findall(r'"Programming Language :: Python :: 3\.(\d+)"', settings)}
+    built = {int(minor) for minor in re.findall(r'"cp3(\d+)t-\*"', settings)}
+    # cffi does not support 3.13t, and before 3.13 there are no such versions.
+    assert built == {minor for minor in minors if minor >= 14}
