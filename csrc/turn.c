@@ -125,13 +125,14 @@ static ssize_t receive_behind(const struct turn *turn, int fd, const struct zcws
 }
 
 /* Puts what is kept in front of what has been received behind it. Returns how many bytes there are; 0 if they are only
- * more of a frame, which stays where it is. Its payload is unmasked and checked meanwhile. */
+ * more of a frame, which stays where it is. Its payload is unmasked and checked meanwhile. Not that of a frame that is
+ * to be handed out in pieces since then: a scan takes those, and they would be taken again from the ring. */
 static size_t join(const struct turn *turn, struct zcws_reader *reader, size_t received, uint64_t *table) {
     uint8_t *slot = slot_of(turn->sockets, reader);
     size_t kept = reader->kept, all = kept + received, whole = (size_t)whole_frame(reader);
     if (whole > MOVED_MOST) {
         kept = all < whole ? all : whole;
-        if (all < whole && zcws_scan(reader, slot, 0, all, table, 1) == ZCWS_NEWS &&
+        if (all < whole && whole <= reader->fit && zcws_scan(reader, slot, 0, all, table, 1) == ZCWS_NEWS &&
             table[ZCWS_TABLE_STATUS] == ZCWS_MORE) {
             reader->kept = (uint32_t)all;
             return 0;

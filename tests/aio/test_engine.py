@@ -447,6 +447,33 @@ def test_nobody_is_served_alone_for_a_frame_in_many_parts(size: int, behind: int
     run(main)
 
 
+@pytest.mark.parametrize("many", [1, 2])
+@pytest.mark.parametrize("size", [3000, 9000])
+def test_a_stream_that_begins_when_more_of_a_frame_is_there(size: int, many: int) -> None:
+    """C receives that before it hears of the stream."""
+
+    async def main() -> None:
+        pairs = [socket.socketpair() for _ in range(many)]
+        ws, *others = [placed(end) for end, _ in pairs]
+        (_, peer), payload = pairs[0], bytes(range(250)) * (size // 250)
+        data = wire.frame(2, payload, key=wire.KEY)
+        peer.send(data[: size // 2])
+        await until(lambda: ws.stats.bytes_received == size // 2)
+        peer.send(data[size // 2 : -100])
+        # The socket is found to be ready before we go on, and served after that.
+        await asyncio.sleep(0)
+        async with ws.stream(decode=False) as pieces:
+            got = [await soon(anext(pieces))]
+            peer.send(data[-100:] + FRAME)
+            got += [piece async for piece in pieces]
+        assert b"".join(got) == payload
+        assert await ws.recv() == b"frame"
+        assert ws.stats.bytes_received == len(data + FRAME)
+        await end_all([ws, *others], [end for _, end in pairs])
+
+    run(main)
+
+
 def test_a_bad_byte_in_a_part_ends_the_connection_before_the_frame_is_whole() -> None:
     async def main() -> None:
         ours, peer = socket.socketpair()

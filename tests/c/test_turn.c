@@ -284,6 +284,35 @@ static void test_a_bad_byte_in_what_is_kept(void) {
     close(sockets.epoll);
 }
 
+/* A frame of which the beginning is kept when its reader begins to take pieces (`fit`): what comes then is handed out
+ * once, with that beginning, and so is the rest. */
+static void test_pieces_of_what_is_kept(void) {
+    enum { LEN = 9000, KEPT = 5000, PART = 7000 };
+    static uint8_t data[LEN], plain[LEN];
+    struct zcws_sockets sockets = start_sockets(LEAST);
+    const uint64_t *entry = sockets.table + ZCWS_TURN_ENTRIES, *table = entry + ZCWS_TURN_ENTRY;
+    const uint64_t *row = table + ZCWS_TABLE_HEAD;
+    const size_t head = make_frame(data, plain, LEN);
+    for (size_t stop = PART; stop <= LEN; stop += LEN - PART) {
+        const int fd = open_served(sockets.epoll), is_whole = stop == LEN;
+        send_all(peers[fd], data, KEPT);
+        CHECK(zcws_turn(&sockets) == 0 && states[fd].kept == KEPT, "%u kept", states[fd].kept);
+        states[fd].fit = 0;
+        send_all(peers[fd], data + KEPT, stop - KEPT);
+        CHECK(zcws_turn(&sockets) == (is_whole ? 1 : ZCWS_TURN_OTHERS), "it is told of nothing");
+        CHECK(memcmp(sockets.base, plain, stop) == 0, "other bytes");
+        if (is_whole) {
+            CHECK(sockets.table[3] == head && sockets.table[4] == LEN, "another row");
+        } else {
+            CHECK(entry[ZCWS_TURN_COUNT] == ZCWS_NEWS + 1 && row[1] == head && row[2] == PART, "another row");
+            CHECK(table[ZCWS_TABLE_REMAINING] == LEN - PART, "%zu remain", (size_t)table[ZCWS_TABLE_REMAINING]);
+        }
+        CHECK(states[fd].bytes == stop && sockets.frees == ZCWS_SLOTS, "%u slots are free", sockets.frees);
+        close_one(&sockets, fd);
+    }
+    close(sockets.epoll);
+}
+
 /* So many who have half of a large frame each that not all of them find room in one turn. */
 static void test_many_who_are_kept(void) {
     enum { MANY = 12 };
@@ -562,6 +591,7 @@ int main(int argc, char **argv) {
     test_who_is_left_comes_first();
     test_what_is_kept();
     test_a_bad_byte_in_what_is_kept();
+    test_pieces_of_what_is_kept();
     test_many_who_are_kept();
     test_a_ring_that_is_full();
     test_one_that_is_tried();
