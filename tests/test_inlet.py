@@ -597,6 +597,26 @@ def test_half_a_frame_that_c_has_kept_is_taken_over(when: str) -> None:
     assert reader.bytes_received == len(first + second)
 
 
+def test_half_a_frame_comes_to_a_ring_that_has_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was before it has been read, and the ring could not be set aside for the view that was held of that."""
+    monkeypatch.setattr("zcws.pool._RINGS_ASIDE", 0)
+    monkeypatch.setattr("zcws.ring_frame._COPIED", -1)
+    pool = Pool(4096)
+    connection = connect(pool)
+    reader, second = connection.reader, wire.frame(BINARY, b"two")
+    arrival = turn.arrive(pool, connection, wire.frame(TEXT, b"one") + second[:-1], at=50)
+    what, start, stop = arrival.row
+    reader.take_row(arrival.ring, what, 50, start, stop)
+    view = reader.read_frame().payload
+    assert reader.read_message() is NEED_MORE and reader.holds(arrival.ring)
+    view.release()
+    assert reader.get_buffer()
+    reader.take_begun(ffi.from_buffer(second), len(second) - 1)
+    pool.common = None
+    send(connection, second[-1:])
+    assert connection.read_message() == b"two"
+
+
 def test_half_a_frame_is_taken_over_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(4096)
     connection = connect(pool)

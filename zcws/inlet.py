@@ -308,11 +308,15 @@ class Inlet(Leasing):
     def take_begun(self, data: CData, size: int) -> None:
         """The `size` bytes that zcws_turn has kept are ours from now on: the beginning of a frame."""
         self.is_idle = False
-        if self._ring is not None:
-            self._ring.head += size  # they came with the rows that wait there, and lie behind them
-            return
+        ring = self._ring
         try:
-            self._stashed = bytes(ffi.buffer(data, size))
+            if ring is None:
+                self._stashed = bytes(ffi.buffer(data, size))
+            else:
+                # They came with the rows that wait there, and lie behind them, unless the ring has begun anew since:
+                # those may have been read, and a view of them held for which it could not be set aside.
+                ring.memory[ring.head : ring.head + size] = ffi.buffer(data, size)
+                ring.head += size
         except MemoryError:
             self._fail(NO_MEMORY)
 
