@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,45 @@ class TestBackPressure:
 
         anyplace.run(main())
         assert 0 < waits < 3 * many
+
+    def test_messages_of_many_tasks_keep_their_order(self, anyplace: Place) -> None:
+        """Whoever came when the client took bytes again, or while one task let others run, overtook those that waited:
+        0 to 10, 12 to 22, ..., and then 11."""
+        many, size = 50, 100_000
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            tasks = []
+            for number in range(many):
+                tasks.append(asyncio.ensure_future(ws.send(b"%d" % number + bytes(size))))
+                if number % 7 == 0:
+                    await asyncio.sleep(0)
+            await asyncio.gather(*tasks)
+
+        async def main() -> None:
+            async with anyplace.serve(handler) as server, anyplace.connect(server) as ws:
+                got = [await soon(ws.recv(decode=False)) for _ in range(many)]
+            assert [int(message.rstrip(b"\0")) for message in got] == list(range(many))
+
+        anyplace.run(main())
+
+    def test_a_task_goes_on_without_its_place_behind_others(self, anyplace: Place) -> None:
+        """Else two tasks that send in loops would need a turn of the event loop for each message."""
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            async def send_all(name: str) -> None:
+                for _ in range(5000):
+                    await ws.send(name)
+
+            await asyncio.gather(send_all("a"), send_all("b"))
+
+        async def main() -> None:
+            async with anyplace.serve(handler) as server, anyplace.connect(server) as ws:
+                got = [await soon(ws.recv()) for _ in range(10_000)]
+            assert got.count("a") == got.count("b") == 5000
+            changes = sum(one != other for one, other in pairwise(got))
+            assert changes < 1000
+
+        anyplace.run(main())
 
     def test_a_send_that_is_cancelled_in_its_wait_has_written_nothing(self, anyplace: Place) -> None:
         size = 16 << 20  # more than the systems on the way ever find room for

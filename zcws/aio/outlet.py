@@ -38,7 +38,7 @@ __all__ = ["Outlet"]
 #: `_MESSAGE_COSTS` more. That is a millisecond or two.
 _FAIR_SHARE, _MESSAGE_COSTS = 1024 * 1024, 1024
 
-#: The `_obstacle` when others have to run.
+#: The `_obstacle` when others have to run, or were here first.
 _OTHERS = "others have to run"
 
 #: Whether `writelines` of asyncio's plain sockets is unusable: before CPython 3.12 it joins the segments, and before
@@ -67,6 +67,7 @@ class Outlet(asyncio.BufferedProtocol):
         "_drained",
         "_flush_handle",
         "_is_flushing",
+        "_leader",
         "_loop",
         "_message_done",
         "_must_give_way",
@@ -74,6 +75,7 @@ class Outlet(asyncio.BufferedProtocol):
         "_options",
         "_own",
         "_queue",
+        "_queued",
         "_reader",
         "_reading_paused",
         "_sender",
@@ -105,8 +107,10 @@ class Outlet(asyncio.BufferedProtocol):
         self._sender: asyncio.Task[object] | None = None  # the task in the middle of that message
         # Why no message can begin now: `_drained`, `_message_done`, or that others have to run. None: one can.
         self._obstacle: object = None
-        # Of the tasks that wait to begin one; made for the first that has to.
+        # Of the tasks that wait to begin one, and how many do; made for the first that has to.
         self._queue: asyncio.Lock | None = None
+        self._queued = 0
+        self._leader: asyncio.Task[object] | None = None  # while others wait: who had its turn last
         self._write_deadline: Deadline | None = None
         self._reading_paused = False
         # For keepalive: how many bytes had been sent when it last asked, if some waited then; -1: none did.
@@ -178,9 +182,14 @@ class Outlet(asyncio.BufferedProtocol):
             self._write_deadline.cancel()
             self._write_deadline = None
         drained, self._drained = self._drained, None
-        self._obstacle = self._message_done
+        self._look_ahead()
         if drained is not None and not drained.done():
             drained.set_result(None)
+
+    def _look_ahead(self) -> None:
+        """Sets `_obstacle` anew: a message may not overtake those that wait."""
+        others = _OTHERS if self._queued or self._must_give_way else None
+        self._obstacle = self._drained or self._message_done or others
 
     def _bytes_waiting(self) -> int:
         """How many bytes the transport has not given to the socket yet."""
@@ -292,8 +301,7 @@ class Outlet(asyncio.BufferedProtocol):
 
     async def _give_way(self) -> None:
         self._must_give_way = False
-        if self._obstacle is _OTHERS:
-            self._obstacle = None
+        self._look_ahead()
         await asyncio.sleep(0)
 
     def _stop_sending(self) -> None:
@@ -325,22 +333,40 @@ class Outlet(asyncio.BufferedProtocol):
         self._advance_closing()
 
     async def _until_turn(self) -> None:
+        task = asyncio.current_task()
+        if self._sender is not None and self._sender is task:
+            raise ValueError("this task is in the middle of a message; finish it first (RFC 6455 5.4)")
+        if self._leader is not None and self._leader is task and self._is_free():
+            return
+        # One of them waits for the transport, the others for that one: else each of n messages would wake n tasks. And
+        # whoever waits is not overtaken: programs send from a new task each time, and rely on the order.
+        if self._queue is None:
+            self._queue = asyncio.Lock()
+        self._queued += 1
+        try:
+            async with self._queue:
+                await self._until_free()
+                self._leader = task
+        finally:
+            self._queued -= 1
+            if not self._queued:
+                self._leader = None
+            self._look_ahead()
+
+    def _is_free(self) -> bool:
+        """Whether the task whose turn it is may go on: until it waits for anything, no other can have its own."""
+        obstacle = self._drained or self._message_done
+        return obstacle is None and not self._must_give_way and self.connection.may_send
+
+    async def _until_free(self) -> None:
         if self._must_give_way:
             await self._give_way()
         self._must_give_way = not self.connection.may_send  # see `_until_drained`
-        if self._drained is None and self._message_done is None:
-            return
-        if self._sender is not None and self._sender is asyncio.current_task():
-            raise ValueError("this task is in the middle of a message; finish it first (RFC 6455 5.4)")
-        # One of them waits for the transport, the others for that one: else each of n messages would wake n tasks.
-        if self._queue is None:
-            self._queue = asyncio.Lock()
-        async with self._queue:
-            while self._drained is not None or self._message_done is not None:
-                if self._message_done is not None:
-                    await asyncio.shield(self._message_done)
-                else:
-                    await self._until_drained()
+        while self._drained is not None or self._message_done is not None:
+            if self._message_done is not None:
+                await asyncio.shield(self._message_done)
+            else:
+                await self._until_drained()
 
     async def _until_sendable(self) -> None:
         """`_until_writable` for a message, which may not follow our Close either. Raises: ConnectionClosed."""

@@ -203,7 +203,7 @@ class Writing(Stream):
 
     def _end_message(self, done: asyncio.Future[None]) -> None:
         self._message_done = self._sender = None
-        self._obstacle = self._drained
+        self._look_ahead()
         if not done.done():
             done.set_result(None)
 
