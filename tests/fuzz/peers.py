@@ -14,9 +14,10 @@ import wire
 
 #: How a peer ends, and the code that is seen then: in the middle of a frame, too, and with a RST.
 ENDS = {"close": 4000, "close and more": 1000, "eof": 1006, "half": 1006, "reset": None}
-SIZES = (0, 1, 5, 30, 200, 1000, 3000, 20_000, 70_000, 300_000, 1_500_000)
+#: Those round 4 and 64 KiB are where C treats frames that come in parts in another way (csrc/turn.c).
+SIZES = (0, 1, 5, 30, 200, 1000, 3000, 20_000, 4_090, 65_580, 70_000, 300_000, 1_500_000)
 #: Most are small: many of them lie beside each other in one ring then.
-WEIGHTS = (1, 2, 6, 9, 9, 9, 6, 4, 2, 0.5, 0.1)
+WEIGHTS = (1, 2, 6, 9, 9, 9, 6, 4, 2, 2, 2, 0.5, 0.1)
 
 
 class Plan:
