@@ -29,6 +29,7 @@ from net import Certificates
 import zcws
 from zcws import writer as writer_module
 from zcws.reader import Reader
+from zcws.ring import Ring
 from zcws.sync import channel, plain, polled
 from zcws.sync.channel import ENDED
 from zcws.sync.stream import WebSocket
@@ -211,6 +212,35 @@ STEPS = {
     "_receive_into": in_steps(plain._receive_into),
     "_receive_more": in_steps(plain._receive_more),
 }
+
+
+@pytest.mark.parametrize("moves", [False, True])
+@kinds
+def test_where_kept_bytes_move(kind: type[Alarm], moves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The beginning of a frame is kept, or has moved to make room and nobody has noted where it is now."""
+    keep_from = Ring.keep_from
+
+    def keep(ring: Ring, tail: int) -> int:
+        head, result = ring.head, keep_from(ring, tail)
+        if (ring.head != head) is moves:
+            raise kind
+        return result
+
+    with connected() as (ws, peer):
+        frame = peer.frame(wire.BINARY, bytes(50_000))
+        peer.send_bytes(frame[:100])
+        monkeypatch.setattr(Ring, "keep_from", keep)
+        with pytest.raises(kind):
+            for _ in range(100):
+                peer.send_bytes(frame[100:] + frame[:100])
+                ws.recv()
+        monkeypatch.undo()
+        peer.send_bytes(frame[100:])
+        if not moves:
+            assert ws.recv() == bytes(50_000)
+            return
+        with pytest.raises(zcws.ConnectionClosedError, match="signal handler"):
+            ws.recv(raw.LONG)
 
 
 class TestBetweenSocketAndReader:

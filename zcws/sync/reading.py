@@ -312,8 +312,8 @@ class Reading:
         if deadline is not None:
             timeout = _bounded(timeout, deadline)
         channel = self._channel
+        room = self._room()
         try:
-            room = reader.get_buffer()
             receive = channel.receive if reader.landing_in is None else channel.receive_more
             count = receive(room, timeout)
             self._settle(count, partial(reader.received, count))
@@ -323,6 +323,18 @@ class Reading:
             raise
         self._answer_peer()
         return count != NOTHING
+
+    def _room(self) -> memoryview:
+        """Where the next bytes land. What is kept may move for them, and a handler may raise in the middle."""
+        reader, record = self._reader, self._channel.record
+        try:
+            return reader.get_buffer()
+        except BaseException:
+            # The bytes have moved, and nobody has noted where they are now.
+            if reader.bytes_received != record.total:
+                record.received = 1  # at once: another signal may come any time
+                self._tear()
+            raise
 
     def _settle(self, count: int, take: Callable[[], object]) -> None:
         """Acts on what the channel returned for a wait. `take` has the reader take what has arrived."""
