@@ -148,8 +148,8 @@ class Crowd:
         assert not any(ring.is_exported for ring in free), "a free ring is held"
 
     def report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What nobody has caught. One thing is asyncio's: its TLS raises in itself where a transport is aborted while it
-        hands over what it has left at its end."""
+        """What nobody has caught. One thing is asyncio's: its TLS raises in itself where a transport is aborted while
+        it hands over what it has left at its end."""
         if "cannot switch state" not in str(context.get("exception")):
             self.failures.append(RuntimeError(str(context)))
 
