@@ -247,9 +247,9 @@ int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size
  * `flags` is 0, waits for that as well, for milliseconds, as long as it is not much. */
 int64_t zcws_receive_more(struct zcws_socket *socket, uint8_t *data, size_t size);
 
-/* zcws_receive_into for `base`, and scans the bytes there. For a reader that holds no unread bytes. If they are only the beginning
- * of a frame, and `flags` is 0, waits for the rest as well, for milliseconds. Returns what zcws_scan returned, or one of
- * those three. */
+/* zcws_receive_into for `base`, and scans the bytes there. For a reader that holds no unread bytes. If they are only the
+ * beginning of a frame, and `flags` is 0, waits for the rest as well, for milliseconds. Returns what zcws_scan returned,
+ * or one of those three. */
 int64_t zcws_receive(struct zcws_socket *socket);
 
 enum { ZCWS_NOTHING = -1, ZCWS_ENDED = -2, ZCWS_TORN = -3 };
