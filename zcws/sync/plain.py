@@ -84,9 +84,11 @@ class PlainChannel(Channel):
 
     def _aim(self, inlet: Inlet) -> None:
         pool, ring, record = inlet.pool, inlet.landing, self.record
-        self._ring, self._kept = ring, (inlet.state, pool.table)  # kept alive: C has their addresses
+        self._ring = None  # until it is done: a signal handler may raise in the middle
+        self._kept = inlet.state, pool.table  # kept alive: C has their addresses
         record.reader, record.table, record.rows = inlet.state, pool.table, TABLE_ROWS
         record.base, record.capacity = ring.base, ring.capacity
+        self._ring = ring
 
     def rest(self, pool: Pool) -> None:
         self._ring = None  # `scan` aims anew
