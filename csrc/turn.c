@@ -107,6 +107,11 @@ const uint8_t *zcws_take_kept(struct zcws_sockets *sockets, struct zcws_reader *
     return slot;
 }
 
+/* Whether the rest of what is kept is received behind it, into its slot: it is known how much that is, and not little. */
+static int grows_in_slot(const struct zcws_reader *reader) {
+    return reader->kept != 0 && whole_frame(reader) > MOVED_MOST;
+}
+
 /* Receives into the room behind what has been filled, where that of a frame that is kept is left free. The rest of such
  * a frame comes to its slot, if it is not small; what follows it, to its place behind the frame. */
 static ssize_t receive_behind(const struct turn *turn, int fd, const struct zcws_reader *reader) {
@@ -114,7 +119,7 @@ static ssize_t receive_behind(const struct turn *turn, int fd, const struct zcws
     size_t room = turn->capacity - turn->used, kept = reader->kept, whole = (size_t)whole_frame(reader);
     struct iovec places[2];
     struct msghdr message = {0};
-    if (kept == 0 || whole <= MOVED_MOST) return recv(fd, base + kept, room - kept, MSG_DONTWAIT);
+    if (!grows_in_slot(reader)) return recv(fd, base + kept, room - kept, MSG_DONTWAIT);
     places[0].iov_base = slot_of(turn->sockets, reader) + kept;
     places[0].iov_len = whole - kept;
     places[1].iov_base = base + whole;
@@ -130,7 +135,7 @@ static ssize_t receive_behind(const struct turn *turn, int fd, const struct zcws
 static size_t join(const struct turn *turn, struct zcws_reader *reader, size_t received, uint64_t *table) {
     uint8_t *slot = slot_of(turn->sockets, reader);
     size_t kept = reader->kept, all = kept + received, whole = (size_t)whole_frame(reader);
-    if (whole > MOVED_MOST) {
+    if (grows_in_slot(reader)) {
         kept = all < whole ? all : whole;
         if (all < whole && whole <= reader->fit && zcws_scan(reader, slot, 0, all, table, 1) == ZCWS_NEWS &&
             table[ZCWS_TABLE_STATUS] == ZCWS_MORE) {
