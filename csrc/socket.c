@@ -10,6 +10,7 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 
+#include "mark.h"
 #include "waits.h"
 
 #include <errno.h>
@@ -70,15 +71,29 @@ int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size
 
 /* ---- frames that come in parts ---- */
 
-/* Receives more into data, behind what has been received there, if it comes soon. Returns whether it has. */
-static int receive_soon(struct zcws_socket *socket, uint8_t *data, size_t size) {
+/* Waiting for them. */
+struct parts {
+    uint64_t begin;  /* the clock, when the first had come */
+    size_t received; /* bytes of the last one */
+    uint32_t mark;   /* see mark.h */
+};
+
+/* Receives more into data, behind what has been received there, if it comes soon: as much as there is when `lacking`
+ * bytes have come, or the time is over. Returns whether anything has. */
+static int receive_soon(struct zcws_socket *socket, uint8_t *data, size_t size, uint64_t lacking,
+                        struct parts *parts) {
     struct pollfd ready = {socket->fd, POLLIN, 0};
     ssize_t received;
-    /* An end is for the caller's next call, which has the time to wait for it. */
-    if (poll(&ready, 1, NEXT_PART) != 1 || ready.revents != POLLIN) return 0;
+    int count;
+    if (zcws_clock() - parts->begin >= ALL_PARTS) return 0;
+    zcws_set_mark(ready.fd, &parts->mark, parts->received, lacking);
+    count = poll(&ready, 1, NEXT_PART);
+    /* An end is for the caller's next call, which has the time to wait for it. Below the mark there may be something. */
+    if (count < 0 || (count == 0 && parts->mark == 0) || (count > 0 && ready.revents != POLLIN)) return 0;
     received = recv(ready.fd, data + socket->received, size - socket->received, MSG_DONTWAIT);
     if (received < 0 && !is_nothing(received) && errno != EINTR) socket->error = errno;
     if (received <= 0) return 0;
+    parts->received = (size_t)received;
     socket->received += (size_t)received;
     socket->total += (size_t)received;
     return 1;
@@ -86,12 +101,14 @@ static int receive_soon(struct zcws_socket *socket, uint8_t *data, size_t size) 
 
 int64_t zcws_receive_more(struct zcws_socket *socket, uint8_t *data, size_t size) {
     const int64_t received = zcws_receive_into(socket, data, size);
-    uint64_t begin;
+    struct parts parts = {0};
     if (received < 0 || socket->flags != 0) return received;
-    begin = zcws_clock();
-    while (socket->received < size && socket->received < MUCH && zcws_clock() - begin < ALL_PARTS &&
-           receive_soon(socket, data, size))
+    parts.begin = zcws_clock();
+    parts.received = (size_t)received;
+    while (socket->received < size && socket->received < MUCH &&
+           receive_soon(socket, data, size, size - socket->received, &parts))
         continue;
+    zcws_set_mark(socket->fd, &parts.mark, 0, 0);
     return (int64_t)socket->received;
 }
 
@@ -107,15 +124,17 @@ static int has_only_begun(const struct zcws_socket *socket) {
 
 int64_t zcws_receive(struct zcws_socket *socket) {
     const int64_t received = zcws_receive_into(socket, socket->base, socket->capacity);
-    uint64_t begin;
+    struct parts parts = {0};
     if (received < 0) return received;
     scan_received(socket);
     if (!has_only_begun(socket) || socket->flags != 0) return socket->found;
-    begin = zcws_clock();
-    while (zcws_clock() - begin < ALL_PARTS && receive_soon(socket, socket->base, socket->capacity)) {
+    parts.begin = zcws_clock();
+    parts.received = (size_t)received;
+    while (receive_soon(socket, socket->base, socket->capacity, zcws_lacking(socket->reader), &parts)) {
         scan_received(socket);
         if (!has_only_begun(socket)) break;
     }
+    zcws_set_mark(socket->fd, &parts.mark, 0, 0);
     return socket->found;
 }
 
@@ -131,6 +150,7 @@ int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, siz
         total += (size_t)received;
     } while (outcome == 0 && total < size && received >= MUCH);
     if (total == 0) return received < 0 ? -(int64_t)errno : 0;
+    zcws_set_mark(fd, &reader->mark, total, reader->open && reader->fault == 0 ? reader->remaining : 0);
     return (int64_t)total + (outcome > 0 ? ZCWS_WHOLE : 0);
 }
 

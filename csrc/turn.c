@@ -9,6 +9,7 @@
 
 #if defined(__linux__)
 
+#include "mark.h"
 #include "waits.h"
 
 #include <errno.h>
@@ -164,7 +165,10 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_
         return;
     }
     stop = begin + (reader->kept == 0 ? (size_t)received : join(turn, reader, (size_t)received, table));
-    if (stop == begin) return;
+    if (stop == begin) {
+        zcws_mark(fd, reader, (size_t)received);
+        return;
+    }
     count = zcws_scan(reader, turn->base, begin, stop, table, rows < most ? rows : most);
     used = stop;
     if (count >= ZCWS_NEWS && zcws_has_begun(reader, table, stop)) {
@@ -174,6 +178,7 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_
             stop = next;
         }
     }
+    zcws_mark(fd, reader, (size_t)received);
     if (count == 0) return;
     /* Fragments have been moved together: what is kept does not lie where their payload stops. */
     if (is_one(count, table) && (reader->kept == 0 || table[ZCWS_TABLE_HEAD + 2] == stop))
@@ -233,6 +238,12 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
     }
     return found(sockets, &turn);
 }
+
+void zcws_mark(int fd, struct zcws_reader *reader, size_t received) {
+    zcws_set_mark(fd, &reader->mark, received, zcws_lacking(reader));
+}
+
+void zcws_unmark(int fd, struct zcws_reader *reader) { zcws_set_mark(fd, &reader->mark, 0, 0); }
 
 size_t zcws_turn_again(struct zcws_sockets *sockets) {
     size_t count = zcws_turn(sockets);
@@ -296,6 +307,10 @@ const uint8_t *zcws_take_kept(struct zcws_sockets *sockets, struct zcws_reader *
     (void)sockets, (void)reader;
     return NULL;
 }
+
+void zcws_mark(int fd, struct zcws_reader *reader, size_t received) { (void)fd, (void)reader, (void)received; }
+
+void zcws_unmark(int fd, struct zcws_reader *reader) { (void)fd, (void)reader; }
 
 int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening *opening) {
     (void)listening, (void)data, (void)size, (void)opening;

@@ -103,6 +103,7 @@ struct zcws_reader {
     /* By zcws_turn: how many bytes it keeps of a frame of which the rest has not come, and in which slot. */
     uint32_t kept;
     uint32_t slot;
+    uint32_t mark; /* how many bytes its socket collects before anybody is woken: see mark.h */
 
     /* Counts for the caller; nothing here reads them. */
     uint64_t bytes;  /* of the stream, used so far */
@@ -194,6 +195,14 @@ size_t zcws_turn_again(struct zcws_sockets *sockets);
 /* What is kept for `reader`, of which `kept` is not 0: as many bytes. Valid until the next call of zcws_turn, which may
  * use the slot for another. */
 const uint8_t *zcws_take_kept(struct zcws_sockets *sockets, struct zcws_reader *reader);
+
+/* For a socket that its owner serves, and not zcws_turn or zcws_receive_rest: `received` bytes have come, or 0, and been
+ * scanned. If they are only the beginning of a large frame, epoll says no more that it is ready before some thousand
+ * bytes have come, or the whole frame; in any other case it does so for every byte, as at first. */
+void zcws_mark(int fd, struct zcws_reader *reader, size_t received);
+
+/* epoll says again for every byte that this socket is ready. */
+void zcws_unmark(int fd, struct zcws_reader *reader);
 
 enum {
     ZCWS_TURN_ONE = 5, /* words of a short entry: socket, what, where its bytes begin; the payload's start and stop */

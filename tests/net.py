@@ -72,7 +72,7 @@ def unplaced(
         shows_messages=on_message is not None,
     )
     return zcws.WebSocket(
-        loop, connection, Options(ping_interval=None, **options), look=on_frame or on_message
+        loop, connection, Options(**{"ping_interval": None, **options}), look=on_frame or on_message
     )
 
 

@@ -571,3 +571,121 @@ def test_where_no_descriptor_is_left_a_connection_stays_with_its_loop(
         assert not server.connections
 
     run(main)
+
+
+# ---- the mark: the kernel collects the packets of a large frame ----
+
+MARK = 16 * 1024
+
+#: Frames that C keeps, that their connection keeps in its ring, and of which the rest lands in a buffer.
+large = pytest.mark.parametrize("size", [40_000, 100_000, 1_000_000])
+
+
+def mark_of(sock: socket.socket) -> int:
+    """How many bytes have to have come before anybody is woken."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+
+Begun = tuple[zcws.WebSocket, socket.socket, socket.socket, bytes]
+
+
+async def begun(size: int, **settings: Any) -> Begun:
+    """A connection that has received the beginning of a frame: it, its socket, the peer's, and what is to come."""
+    ours, peer = joined("127.0.0.1")
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    ws = placed(ours, **settings)
+    await asyncio.sleep(0)
+    frame = wire.frame(wire.BINARY, bytes(range(250)) * (size // 250), key=wire.KEY)
+    peer.sendall(frame[:1000])
+    await until(lambda: ws.stats.bytes_received == 1000)
+    return ws, ours, peer, frame[1000:]
+
+
+async def begun_and_read(size: int, **settings: Any) -> tuple[Begun, asyncio.Future[str | bytes]]:
+    """The same while a task waits for the message. Of one that is larger than a ring, the second part lands."""
+    ws, ours, peer, rest = await begun(size, **settings)
+    reading = asyncio.ensure_future(ws.recv())
+    await asyncio.sleep(0)
+    if mark_of(ours) == 1:
+        peer.sendall(rest[:1000])
+        rest = rest[1000:]
+    await until(lambda: mark_of(ours) == MARK)
+    return (ws, ours, peer, rest), reading
+
+
+@large
+def test_a_large_frame_wakes_nobody_with_each_packet(size: int) -> None:
+    async def main() -> None:
+        (ws, ours, peer, rest), reading = await begun_and_read(size)
+        before = ws.stats.bytes_received
+        peer.sendall(rest[: MARK - 1])
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert ws.stats.bytes_received == before
+        peer.sendall(rest[MARK - 1 : -5000])
+        await until(lambda: mark_of(ours) < MARK)
+        assert 5000 <= mark_of(ours) < MARK
+        peer.sendall(rest[-5000:])
+        assert await soon(reading) == bytes(range(250)) * (size // 250)
+        assert mark_of(ours) == 1
+        peer.sendall(b"\x81")
+        await until(lambda: ws.stats.bytes_received == before + len(rest) + 1)
+        ws.abort()
+        peer.close()
+
+    run(main)
+
+
+@large
+@pytest.mark.parametrize("how", ["ends", "resets"])
+def test_a_peer_that_goes_in_the_middle_of_a_large_frame(size: int, how: str) -> None:
+    async def main() -> None:
+        (_, _, peer, rest), reading = await begun_and_read(size)
+        peer.sendall(rest[:100])
+        if how == "resets":
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        with pytest.raises(zcws.ConnectionClosedError, match="1006"):
+            await soon(reading)
+
+    run(main)
+
+
+@pytest.mark.parametrize("size", [40_000, 100_000])
+def test_a_stream_of_a_large_frame_waits_for_no_mark(size: int) -> None:
+    async def main() -> None:
+        ws, ours, peer, rest = await begun(size)
+        assert mark_of(ours) == MARK
+        peer.sendall(rest[:100])
+        async with ws.stream() as pieces:
+            got = b""
+            while len(got) < len(bytes(size)) - len(rest) + 100:
+                got += await soon(anext(pieces))  # type: ignore[arg-type]
+            assert mark_of(ours) == 1
+            for at in range(100, len(rest), 5000):
+                peer.sendall(rest[at : at + 5000])
+                got += await soon(anext(pieces))  # type: ignore[arg-type]
+            got += b"".join([piece async for piece in pieces])  # type: ignore[arg-type]
+        assert got == bytes(range(250)) * (size // 250)
+        ws.abort()
+        peer.close()
+
+    run(main)
+
+
+@large
+def test_keepalive_sees_what_lies_below_the_mark(size: int) -> None:
+    """A peer that sends slowly is alive, and one that has stopped in the middle of a frame is not."""
+
+    async def main() -> None:
+        (ws, _, peer, rest), reading = await begun_and_read(size, ping_interval=0.05, ping_timeout=0.1)
+        for at in range(0, 3000, 100):
+            peer.sendall(rest[at : at + 100])
+            await asyncio.sleep(0.05)
+            assert not reading.done()
+        with pytest.raises(zcws.ConnectionClosedError):
+            await soon(reading)
+        assert ws.close_code == 1011
+        peer.close()
+
+    run(main)

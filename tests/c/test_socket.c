@@ -4,8 +4,12 @@
 
 #if defined(__linux__)
 
+#include "tcp.h"
+
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
@@ -243,6 +247,57 @@ static void test_more_of_a_payload(void) {
     }
 }
 
+/* Sends the rest of a frame when the mark for it has been set. */
+struct late {
+    int ours, peer;
+    const uint8_t *data;
+    size_t len;
+    atomic_int is_over, has_seen;
+};
+
+static void *send_late(void *given) {
+    struct late *late = given;
+    while (!atomic_load(&late->is_over)) {
+        if (mark_of(late->ours) == 1) continue;
+        atomic_store(&late->has_seen, 1);
+        send_all(late->peer, late->data, late->len);
+        break;
+    }
+    return NULL;
+}
+
+/* Whoever waits for the rest of something large is not woken by each packet of it; and by every byte after that. Parts
+ * are waited for so shortly that a busy machine may see nothing of it: then once more. */
+static void test_a_mark(void) {
+    enum { LARGE = 9000, PART = 1400 };
+    static uint8_t data[LARGE] = {0x82, 0xFE, (LARGE - 8) >> 8, (LARGE - 8) & 0xFF, 1, 2, 3, 4};
+    for (int is_payload = 0; is_payload < 2; is_payload++) {
+        int has_seen = 0;
+        for (int tries = 0; tries < 200 && !has_seen; tries++) {
+            struct zcws_socket socket;
+            int ends[2], pair[2];
+            int64_t found;
+            pthread_t thread;
+            open_parts(pair, &socket, SOCK_STREAM, LARGE);
+            close_pair(pair);
+            open_tcp(ends);
+            socket.fd = ends[0];
+            struct late late = {.ours = ends[0], .peer = ends[1], .data = data + PART, .len = LARGE - PART};
+            CHECK(pthread_create(&thread, NULL, send_late, &late) == 0, "no thread");
+            send_all(ends[1], data, PART);
+            CHECK(is_ready(ends[0], 5000), "it does not come");
+            found = is_payload ? zcws_receive_more(&socket, socket.base, LARGE) : zcws_receive(&socket);
+            CHECK(mark_of(ends[0]) == 1, "%d", mark_of(ends[0]));
+            atomic_store(&late.is_over, 1);
+            pthread_join(thread, NULL);
+            has_seen = atomic_load(&late.has_seen) && socket.received == LARGE;
+            CHECK(!has_seen || found == (is_payload ? LARGE : 1), "%lld", (long long)found);
+            close_pair(ends);
+        }
+        CHECK(has_seen, "there is no mark");
+    }
+}
+
 /* A part behind which nothing comes, the end does, or there is no room; or a byte that cannot be right. */
 static void test_a_frame_that_is_not_whole(void) {
     uint8_t frame[LEN] = {0x81, 0xFE, 0, LEN - 8}, bad = 0xFF;
@@ -392,6 +447,7 @@ int main(int argc, char **argv) {
     test_a_part_that_is_told();
     test_a_frame_that_is_not_whole();
     test_more_of_a_payload();
+    test_a_mark();
     test_a_rest_in_parts();
     test_a_frame_goes_out_part_by_part();
     test_a_socket_that_takes_no_more();

@@ -7,6 +7,8 @@
 
 #if defined(__linux__)
 
+#include "tcp.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -313,6 +315,115 @@ static void test_pieces_of_what_is_kept(void) {
     close(sockets.epoll);
 }
 
+/* A socket of TCP that C receives for. */
+static int open_remote(int epoll) {
+    struct epoll_event event = {.events = EPOLLIN};
+    int ends[2];
+    open_tcp(ends);
+    CHECK(ends[0] < DESCRIPTORS && ends[1] < DESCRIPTORS, "descriptor %d", ends[1]);
+    event.data.fd = ends[0];
+    CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], &event) == 0, "epoll");
+    peers[ends[0]] = ends[1];
+    start_reader(ends[0]);
+    return ends[0];
+}
+
+/* Who sends `len` bytes has us receive them. */
+static size_t bring(struct zcws_sockets *sockets, int fd, const uint8_t *data, size_t len) {
+    send_all(peers[fd], data, len);
+    CHECK(is_ready(fd, 5000), "%zu bytes do not come", len);
+    return zcws_turn(sockets);
+}
+
+/* Of a large frame the kernel collects packets: as many bytes as are to come of it at most, and whatever comes behind it
+ * wakes us. */
+static void test_a_mark(void) {
+    enum { LEN = 40000, MOST = 16 * 1024, LITTLE = 1000 };
+    static uint8_t data[LEN + SHORT], plain[LEN];
+    struct zcws_sockets sockets = start_sockets(LEAST);
+    const int fd = open_remote(sockets.epoll);
+    size_t at = LITTLE;
+    make_frame(data, plain, LEN);
+    memcpy(data + LEN, one, SHORT);
+    CHECK(mark_of(fd) == 1, "%d", mark_of(fd));
+    CHECK(bring(&sockets, fd, data, LITTLE) == 0 && mark_of(fd) == MOST, "%d", mark_of(fd));
+    send_all(peers[fd], data + at, MOST - 1);
+    CHECK(!is_ready(fd, 20) && zcws_turn(&sockets) == 0 && states[fd].kept == LITTLE, "%u kept", states[fd].kept);
+    at += MOST - 1;
+    CHECK(bring(&sockets, fd, data + at, 1) == 0 && states[fd].kept == LITTLE + MOST, "%u kept", states[fd].kept);
+    at += 1;
+    CHECK(mark_of(fd) == MOST, "%d", mark_of(fd));
+    CHECK(bring(&sockets, fd, data + at, MOST) == 0 && states[fd].kept == LITTLE + 2 * MOST, "%u", states[fd].kept);
+    at += MOST;
+    CHECK(mark_of(fd) == (int)(LEN - at), "%d and not the rest, %zu", mark_of(fd), LEN - at);
+    CHECK(bring(&sockets, fd, data + at, LEN - at) == 1 && mark_of(fd) == 1, "%d", mark_of(fd));
+    CHECK(memcmp(sockets.base, plain, LEN) == 0, "another frame");
+    CHECK(bring(&sockets, fd, one, 1) == 0 && mark_of(fd) == 1 && states[fd].kept == 1, "a byte");
+    CHECK(bring(&sockets, fd, one + 1, SHORT - 1) == 1 && mark_of(fd) == 1, "%d", mark_of(fd));
+    close_one(&sockets, fd);
+    close(sockets.epoll);
+}
+
+/* There is none where a little is to come, where much comes at a time, where pieces are wanted, or behind a fault; and a
+ * peer that goes wakes us. */
+static void test_no_mark(void) {
+    enum { LEN = 40000, MOST = 16 * 1024 };
+    static uint8_t data[LEN], plain[LEN];
+    struct zcws_sockets sockets = start_sockets(LEAST);
+    make_frame(data, plain, LEN);
+    for (int how = 0; how < 6; how++) {
+        static const size_t lens[6] = {MOST, LEN - 1499, 9000, 9000, 9000, 9000};
+        const int fd = open_remote(sockets.epoll);
+        if (how == 0 || how == 1) setsockopt(peers[fd], SOL_SOCKET, SO_SNDBUF, &(int){1 << 20}, sizeof(int));
+        if (how == 2) states[fd].fit = 0;
+        if (how == 3) states[fd].max_size = LEN / 2;
+        bring(&sockets, fd, data, lens[how]);
+        CHECK(mark_of(fd) == (how < 4 ? 1 : MOST), "%d at %d", mark_of(fd), how);
+        CHECK((int)states[fd].mark == (how < 4 ? 0 : MOST), "%u at %d", states[fd].mark, how);
+        if (how == 4) {
+            send_all(peers[fd], data + lens[how], 1);
+            CHECK(!is_ready(fd, 20), "it is ready for a byte");
+            zcws_unmark(fd, &states[fd]);
+            CHECK(is_ready(fd, 5000) && mark_of(fd) == 1, "it is not ready");
+        } else if (how == 5) {
+            close(peers[fd]);
+            peers[fd] = -2;
+            CHECK(is_ready(fd, 5000) && zcws_turn(&sockets) == ZCWS_TURN_OTHERS, "it hears of no end");
+        }
+        if (states[fd].kept != 0) zcws_take_kept(&sockets, &states[fd]);
+        close_one(&sockets, fd);
+    }
+    close(sockets.epoll);
+}
+
+/* The rest of a payload that is received into its own memory is collected as well. */
+static void test_the_mark_of_a_rest(void) {
+    enum { LEN = 40000, MOST = 16 * 1024, FIT = 100, LITTLE = 1000 };
+    static uint8_t data[LEN + SHORT], plain[LEN], rest[LEN];
+    uint64_t table[ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW];
+    struct zcws_sockets sockets = start_sockets(LEAST);
+    const int fd = open_remote(sockets.epoll);
+    const size_t head = make_frame(data, plain, LEN);
+    size_t at = head, done = 0;
+    int64_t found = 0;
+    states[fd].fit = FIT;
+    memcpy(data + LEN, one, SHORT);
+    zcws_scan(&states[fd], data, 0, head, table, 1);
+    for (size_t most = LITTLE; at < LEN; most = MOST) {
+        const size_t lacking = LEN - head - done, part = lacking < most ? lacking : most;
+        send_all(peers[fd], data + at, part);
+        CHECK(is_ready(fd, 5000), "%zu of %d do not wake us", at, LEN);
+        found = zcws_receive_rest(fd, &states[fd], rest + done, lacking);
+        CHECK(found % ZCWS_WHOLE == (int64_t)part, "%lld of %zu", (long long)found, part);
+        at += part;
+        done += part;
+        CHECK(mark_of(fd) == (done == LEN - head ? 1 : LEN - at < MOST ? (int)(LEN - at) : MOST), "%d", mark_of(fd));
+    }
+    CHECK(found > ZCWS_WHOLE && memcmp(rest, plain + head, LEN - head) == 0, "another payload");
+    close_one(&sockets, fd);
+    close(sockets.epoll);
+}
+
 /* So many who have half of a large frame each that not all of them find room in one turn. */
 static void test_many_who_are_kept(void) {
     enum { MANY = 12 };
@@ -593,6 +704,9 @@ int main(int argc, char **argv) {
     test_a_bad_byte_in_what_is_kept();
     test_pieces_of_what_is_kept();
     test_many_who_are_kept();
+    test_a_mark();
+    test_no_mark();
+    test_the_mark_of_a_rest();
     test_a_ring_that_is_full();
     test_one_that_is_tried();
     test_answers();

@@ -33,6 +33,7 @@ _SMALL: int = lib.ZCWS_KEPT_MOST
 _UNKNOWN: Mapping[str, Any] = {}
 
 _receive_rest, _WHOLE = lib.zcws_receive_rest, lib.ZCWS_WHOLE
+_mark, _unmark = lib.zcws_mark, lib.zcws_unmark
 
 
 def place(
@@ -135,8 +136,10 @@ class EngineTransport(Sending):
             return
         if count:
             protocol.buffer_updated(count)
-            if count <= _SMALL and stream is not None:
-                self.settle()
+            if (stream := self._stream) is not None:
+                _mark(self.fd, stream.inlet.state, count)
+                if count <= _SMALL:
+                    self.settle()
         else:
             self._received_end()
 
@@ -184,6 +187,13 @@ class EngineTransport(Sending):
     def unsettle(self) -> None:
         """Something is kept that came another way: from now on this socket is served by itself."""
         self._engine.serve_alone(self.fd)
+        self._unmark()
+
+    def _unmark(self) -> None:
+        """What has come of a frame is wanted, even if it is little."""
+        stream = self._stream
+        if stream is not None and stream.inlet.state.mark:
+            _unmark(self.fd, stream.inlet.state)
 
     def _lost_interest(self) -> None:
         """The peer is gone and we neither read nor write: epoll would report it again and again, whatever its mask."""
@@ -282,7 +292,8 @@ class EngineTransport(Sending):
         return counts(self._sock)
 
     def has_unread(self) -> bool:
-        """See below.py, and `counts`."""
+        """See below.py, and `counts`. If it is part of a frame, it is read now."""
+        self._unmark()
         return has_unread(self._sock)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
@@ -290,7 +301,7 @@ class EngineTransport(Sending):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         assert isinstance(protocol, asyncio.BufferedProtocol)
-        self._engine.serve_alone(self.fd)
+        self.unsettle()
         self._protocol = protocol
         self._set_stream(protocol)
 
