@@ -19,11 +19,11 @@ enum {
     ZCWS_MARK_LEAST = 1500
 };
 
-/* Bytes still to come of the frame in progress, if nothing of it can be handed out before it is whole. All that has come
- * has been scanned. */
-static inline uint64_t zcws_lacking(const struct zcws_reader *reader) {
-    int is_waited_for = reader->open && reader->head != 0 && reader->head + reader->length <= reader->fit;
-    return is_waited_for && reader->fault == 0 ? reader->remaining : 0;
+/* Bytes still to come of the frame in progress, if they are of no use before all are there: it is waited for whole, or it
+ * `lands`, piece by piece, in memory that is looked at when it is whole. All that has come has been scanned. */
+static inline uint64_t zcws_lacking(const struct zcws_reader *reader, int lands) {
+    int is_waited_for = reader->head != 0 && reader->head + reader->length <= reader->fit;
+    return reader->open && (is_waited_for || lands) && reader->fault == 0 ? reader->remaining : 0;
 }
 
 /* Sets the mark for the next wait. `mark` is the one that is set, 0 if none is: the caller keeps it. `received`: bytes of
@@ -31,7 +31,7 @@ static inline uint64_t zcws_lacking(const struct zcws_reader *reader) {
  * anything else, and are of use only when all are there; 0: none are known of. */
 static inline void zcws_set_mark(int fd, uint32_t *mark, size_t received, uint64_t lacking) {
     int bytes = lacking < ZCWS_MARK_MOST ? (int)lacking : ZCWS_MARK_MOST;
-    if (*mark == 0 && (lacking < ZCWS_MARK_LEAST || received >= ZCWS_MARK_MOST)) return;
+    if (*mark == 0 && (lacking < ZCWS_MARK_LEAST || received > ZCWS_MARK_MOST)) return;
     if (*mark == (uint32_t)bytes) return;
     *mark = (uint32_t)bytes;
     setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);

@@ -130,7 +130,7 @@ int64_t zcws_receive(struct zcws_socket *socket) {
     if (!has_only_begun(socket) || socket->flags != 0) return socket->found;
     parts.begin = zcws_clock();
     parts.received = (size_t)received;
-    while (receive_soon(socket, socket->base, socket->capacity, zcws_lacking(socket->reader), &parts)) {
+    while (receive_soon(socket, socket->base, socket->capacity, zcws_lacking(socket->reader, 0), &parts)) {
         scan_received(socket);
         if (!has_only_begun(socket)) break;
     }
@@ -150,7 +150,7 @@ int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, siz
         total += (size_t)received;
     } while (outcome == 0 && total < size && received >= MUCH);
     if (total == 0) return received < 0 ? -(int64_t)errno : 0;
-    zcws_set_mark(fd, &reader->mark, total, reader->open && reader->fault == 0 ? reader->remaining : 0);
+    zcws_set_mark(fd, &reader->mark, total, zcws_lacking(reader, 1));
     return (int64_t)total + (outcome > 0 ? ZCWS_WHOLE : 0);
 }
 

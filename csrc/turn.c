@@ -166,7 +166,7 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_
     }
     stop = begin + (reader->kept == 0 ? (size_t)received : join(turn, reader, (size_t)received, table));
     if (stop == begin) {
-        zcws_mark(fd, reader, (size_t)received);
+        zcws_mark(fd, reader, (size_t)received, 0, 0);
         return;
     }
     count = zcws_scan(reader, turn->base, begin, stop, table, rows < most ? rows : most);
@@ -178,7 +178,7 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_
             stop = next;
         }
     }
-    zcws_mark(fd, reader, (size_t)received);
+    zcws_mark(fd, reader, (size_t)received, 0, 0);
     if (count == 0) return;
     /* Fragments have been moved together: what is kept does not lie where their payload stops. */
     if (is_one(count, table) && (reader->kept == 0 || table[ZCWS_TABLE_HEAD + 2] == stop))
@@ -239,8 +239,9 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
     return found(sockets, &turn);
 }
 
-void zcws_mark(int fd, struct zcws_reader *reader, size_t received) {
-    zcws_set_mark(fd, &reader->mark, received, zcws_lacking(reader));
+void zcws_mark(int fd, struct zcws_reader *reader, size_t received, size_t ahead, int lands) {
+    const uint64_t lacking = zcws_lacking(reader, lands);
+    zcws_set_mark(fd, &reader->mark, received, lacking > ahead ? lacking - ahead : 0);
 }
 
 void zcws_unmark(int fd, struct zcws_reader *reader) { zcws_set_mark(fd, &reader->mark, 0, 0); }
@@ -308,7 +309,9 @@ const uint8_t *zcws_take_kept(struct zcws_sockets *sockets, struct zcws_reader *
     return NULL;
 }
 
-void zcws_mark(int fd, struct zcws_reader *reader, size_t received) { (void)fd, (void)reader, (void)received; }
+void zcws_mark(int fd, struct zcws_reader *reader, size_t received, size_t ahead, int lands) {
+    (void)fd, (void)reader, (void)received, (void)ahead, (void)lands;
+}
 
 void zcws_unmark(int fd, struct zcws_reader *reader) { (void)fd, (void)reader; }
 

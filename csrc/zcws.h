@@ -196,12 +196,14 @@ size_t zcws_turn_again(struct zcws_sockets *sockets);
  * use the slot for another. */
 const uint8_t *zcws_take_kept(struct zcws_sockets *sockets, struct zcws_reader *reader);
 
-/* For a socket that its owner serves, and not zcws_turn or zcws_receive_rest: `received` bytes have come, or 0, and been
- * scanned. If they are only the beginning of a large frame, epoll says no more that it is ready before some thousand
- * bytes have come, or the whole frame; in any other case it does so for every byte, as at first. */
-void zcws_mark(int fd, struct zcws_reader *reader, size_t received);
+/* For a socket that its owner serves, and not zcws_turn or zcws_receive_rest: `received` bytes have come, and been
+ * scanned. If they are only a part of a large frame, the socket is not ready to be read again before some thousand
+ * bytes have come, or the whole frame; in any other case with every byte, as at first. `ahead`: bytes that may have been
+ * received and not been scanned, because they were in the hands of TLS. `lands`: whether a frame that is larger than
+ * `fit` is of no use before it is whole. Linux only; elsewhere nothing is changed. */
+void zcws_mark(int fd, struct zcws_reader *reader, size_t received, size_t ahead, int lands);
 
-/* epoll says again for every byte that this socket is ready. */
+/* It is ready with every byte again. */
 void zcws_unmark(int fd, struct zcws_reader *reader);
 
 enum {

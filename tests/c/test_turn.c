@@ -372,7 +372,7 @@ static void test_no_mark(void) {
     struct zcws_sockets sockets = start_sockets(LEAST);
     make_frame(data, plain, LEN);
     for (int how = 0; how < 6; how++) {
-        static const size_t lens[6] = {MOST, LEN - 1499, 9000, 9000, 9000, 9000};
+        static const size_t lens[6] = {MOST + 1, LEN - 1499, 9000, 9000, 9000, 9000};
         const int fd = open_remote(sockets.epoll);
         if (how == 0 || how == 1) setsockopt(peers[fd], SOL_SOCKET, SO_SNDBUF, &(int){1 << 20}, sizeof(int));
         if (how == 2) states[fd].fit = 0;
@@ -422,6 +422,38 @@ static void test_the_mark_of_a_rest(void) {
     CHECK(found > ZCWS_WHOLE && memcmp(rest, plain + head, LEN - head) == 0, "another payload");
     close_one(&sockets, fd);
     close(sockets.epoll);
+}
+
+/* Whoever receives by himself says how much he may have received already: so much less is sure to come. */
+static void test_a_mark_that_others_receive_for(void) {
+    enum { LEN = 40000, MOST = 16 * 1024, HEAD = 8 };
+    static uint8_t data[LEN], plain[LEN];
+    static const size_t stops[] = {1000, LEN - 2 * MOST, LEN - MOST - 1000, LEN - MOST, LEN - 1, LEN};
+    static const int marks[] = {MOST, MOST, 1000, 1, 1, 1}, fresh[] = {MOST, MOST, 1, 1, 1, 1};
+    uint64_t table[ZCWS_TABLE_HEAD + 2 * ZCWS_TABLE_ROW];
+    int ends[2];
+    open_tcp(ends);
+    for (int lands = 0; lands < 2; lands++) {
+        for (int is_fresh = 0; is_fresh < 2; is_fresh++) {
+            struct zcws_reader *reader = &states[ends[0]];
+            start_reader(ends[0]);
+            make_frame(data, plain, LEN);
+            if (lands) reader->fit = HEAD;
+            for (size_t i = 0, begin = 0; i < sizeof stops / sizeof *stops; i++) {
+                zcws_scan(reader, data, begin, stops[i], table, 2);
+                if (lands) begin = stops[i];
+                if (is_fresh) zcws_unmark(ends[0], reader);
+                zcws_mark(ends[0], reader, 1000, MOST, lands);
+                CHECK(mark_of(ends[0]) == (is_fresh ? fresh : marks)[i], "%d at %zu", mark_of(ends[0]), stops[i]);
+                zcws_mark(ends[0], reader, 1000, MOST, lands);
+                CHECK(mark_of(ends[0]) == (is_fresh ? fresh : marks)[i], "%d at %zu", mark_of(ends[0]), stops[i]);
+            }
+            CHECK(memcmp(data, plain, LEN) == 0, "another frame");
+        }
+    }
+    readers[ends[0]] = NULL;
+    close(ends[0]);
+    close(ends[1]);
 }
 
 /* So many who have half of a large frame each that not all of them find room in one turn. */
@@ -707,6 +739,7 @@ int main(int argc, char **argv) {
     test_a_mark();
     test_no_mark();
     test_the_mark_of_a_rest();
+    test_a_mark_that_others_receive_for();
     test_a_ring_that_is_full();
     test_one_that_is_tried();
     test_answers();

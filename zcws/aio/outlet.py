@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcws.aio.below import break_off, is_cut_off
 from zcws.aio.deadlines import Deadline
+from zcws.aio.mark import Mark, mark_below
 from zcws.aio.pacing import pace
 from zcws.aio.settings import Options
 from zcws.aio.transport import EngineTransport
@@ -69,6 +70,7 @@ class Outlet(asyncio.BufferedProtocol):
         "_is_flushing",
         "_leader",
         "_loop",
+        "_mark",
         "_message_done",
         "_must_give_way",
         "_obstacle",
@@ -98,6 +100,7 @@ class Outlet(asyncio.BufferedProtocol):
         # Ours and the peer's; those of the engine's sockets are asked for at the end.
         self._addresses: tuple[Any, Any] | None = None
         self._own: EngineTransport | None = None  # the transport, where it is the engine's
+        self._mark: Mark | None = None  # of the socket below it, where it is not
         self._corked = False  # somebody up the stack will flush
         self._flush_handle: asyncio.Handle | None = None
         self._is_flushing = False  # to a transport that is not the engine's
@@ -132,6 +135,7 @@ class Outlet(asyncio.BufferedProtocol):
             self.writer.send_large = self._send_large
         else:
             self._keep_addresses()  # not every transport of the loop knows them at the end
+            self._mark = mark_below(self._loop, self._transport, self._reader.state)
 
     def _keep_addresses(self) -> None:
         transport = self._transport

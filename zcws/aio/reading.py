@@ -210,7 +210,9 @@ class Reading(Stream):
 
     def _begin_stream(self) -> None:
         self._reader.begin_stream()
-        if self._reader.state.kept or self._reader.state.mark:
+        if self._mark is not None:
+            self._mark.clear()
+        elif self._reader.state.kept or self._reader.state.mark:
             # Not now: we may be in the middle of being handed what came before it.
             self._loop.call_soon(self._stream_begun)
 

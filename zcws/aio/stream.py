@@ -183,6 +183,8 @@ class Stream(Callbacks):
                 self._after_bytes()
             else:
                 self._corked = False
+            if self._mark is not None:
+                self._mark.set(nbytes, lands=reader.landing_in is not None)
             return
         found = reader.scan_landing(nbytes)
         if found == 1 and self._hand(reader, reader.pool.first_row.tolist()):
@@ -202,6 +204,8 @@ class Stream(Callbacks):
             self._after_bytes()
         else:
             self._corked = False
+            if self._mark is not None:
+                self._mark.set(nbytes, lands=False)
 
     def _hand(self, reader: Reader, row: list[int]) -> bool:
         """Hands a frame in the landing ring to whoever waits for it, as `arrived` does. False: nobody took it."""
@@ -452,7 +456,9 @@ class Stream(Callbacks):
             self._transport.close()
         if self._own is not None:
             self._keep_addresses()
-        self._transport = self._own = None
+        if self._mark is not None:
+            self._mark.leave()
+        self._transport = self._own = self._mark = None
         if self._keepalive is not None or self._deadline is not None:
             self._stop_timers()
         if self._flush_handle is not None:

@@ -137,7 +137,7 @@ class EngineTransport(Sending):
         if count:
             protocol.buffer_updated(count)
             if (stream := self._stream) is not None:
-                _mark(self.fd, stream.inlet.state, count)
+                _mark(self.fd, stream.inlet.state, count, 0, 0)
                 if count <= _SMALL:
                     self.settle()
         else:

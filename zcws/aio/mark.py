@@ -1,0 +1,95 @@
+"""The mark of a socket that is not the engine's: the kernel collects the packets of a large frame there as well.
+
+What that is, and when it is of use, stands in csrc/mark.h. On a socket of the engine the transport and C see to it.
+Here is the same for TLS, and for the transports of the event loop: they receive, and we hear of it afterwards. TLS
+hands over what is a whole record, so there may be another, of which all but the last byte has been received. That much
+less is certainly still to come.
+
+What a peer says in TLS beside its bytes, a close_notify above all, may lie below the mark as well. So where nothing
+more of the frame has come for a while, the mark goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+from zcws.aio.below import is_tls
+from zcws.kernel import lib
+
+if TYPE_CHECKING:
+    from zcws.kernel import CData
+
+__all__ = ["Mark", "mark_below"]
+
+#: RFC 8446 5.1: the most bytes that one record of TLS brings.
+_RECORD = 16 * 1024
+
+#: Seconds: there is no mark any more where nothing has come for so long, and for twice as long at most.
+_LOOK_AGAIN = 0.5
+
+_mark, _unmark = lib.zcws_mark, lib.zcws_unmark
+
+
+class Mark:
+    """What is set on one socket.
+
+    Args:
+        state: what the C core remembers of the stream.
+        ahead: bytes that may have come and not been handed over.
+    """
+
+    __slots__ = ("_ahead", "_lacked", "_loop", "_sock", "_state", "_timer")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.SocketType, state: CData, ahead: int
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._state = state
+        self._ahead = ahead
+        self._lacked = 0  # bytes of the frame in progress that were still to come when it was last looked at
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, count: int, *, lands: bool) -> None:
+        """`count` bytes have been handed over, and are part of something, or its end.
+
+        Args:
+            lands: whether the rest of a frame that is larger than a ring is wanted whole.
+        """
+        # Not more than a record: TLS may have got it packet by packet.
+        came = count if count > self._ahead else 0
+        _mark(self._sock.fileno(), self._state, came, self._ahead, lands)
+        if self._timer is None and self._state.mark:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._lacked = self._state.remaining
+        self._timer = self._loop.call_later(_LOOK_AGAIN, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._state.remaining == self._lacked:
+            self.clear()
+        elif self._state.mark:
+            self._look_later()
+
+    def clear(self) -> None:
+        """What has come of a frame is wanted, even if it is little."""
+        if self._state.mark:
+            _unmark(self._sock.fileno(), self._state)
+
+    def leave(self) -> None:
+        """The socket is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def mark_below(
+    loop: asyncio.AbstractEventLoop, transport: asyncio.BaseTransport, state: CData
+) -> Mark | None:
+    """The mark of the socket below `transport`. None: there is no socket, or it is not for this connection alone."""
+    sock = transport.get_extra_info("socket")
+    return None if sock is None else Mark(loop, sock, state, _RECORD if is_tls(transport) else 0)
