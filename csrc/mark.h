@@ -19,13 +19,6 @@ enum {
     ZCWS_MARK_LEAST = 1500
 };
 
-/* Bytes still to come of the frame in progress, if they are of no use before all are there: it is waited for whole, or it
- * `lands`, piece by piece, in memory that is looked at when it is whole. All that has come has been scanned. */
-static inline uint64_t zcws_lacking(const struct zcws_reader *reader, int lands) {
-    int is_waited_for = reader->head != 0 && reader->head + reader->length <= reader->fit;
-    return reader->open && (is_waited_for || lands) && reader->fault == 0 ? reader->remaining : 0;
-}
-
 /* Sets the mark for the next wait. `mark` is the one that is set, 0 if none is: the caller keeps it. `received`: bytes of
  * the last receive; where they come in large parts anyway, there is nothing to gain. `lacking`: bytes that come before
  * anything else, and are of use only when all are there; 0: none are known of. */

@@ -337,6 +337,11 @@ size_t zcws_scan(struct zcws_reader *reader, uint8_t *base, size_t begin, size_t
     return batch.rows + ZCWS_NEWS;
 }
 
+uint64_t zcws_lacking(const struct zcws_reader *reader, int lands) {
+    const int is_waited_for = reader->head != 0 && reader->head + reader->length <= reader->fit;
+    return reader->open && (is_waited_for || lands) && reader->fault == 0 ? reader->remaining : 0;
+}
+
 size_t zcws_scan_landed(struct zcws_reader *reader, uint8_t *base, size_t len) {
     return zcws_scan(reader, base, 0, len, reader->table, ZCWS_TABLE_ROWS);
 }

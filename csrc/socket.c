@@ -99,14 +99,14 @@ static int receive_soon(struct zcws_socket *socket, uint8_t *data, size_t size, 
     return 1;
 }
 
-int64_t zcws_receive_more(struct zcws_socket *socket, uint8_t *data, size_t size) {
+int64_t zcws_receive_more(struct zcws_socket *socket, uint8_t *data, size_t size, uint64_t wanted) {
     const int64_t received = zcws_receive_into(socket, data, size);
     struct parts parts = {0};
     if (received < 0 || socket->flags != 0) return received;
     parts.begin = zcws_clock();
     parts.received = (size_t)received;
-    while (socket->received < size && socket->received < MUCH &&
-           receive_soon(socket, data, size, size - socket->received, &parts))
+    while (socket->received < wanted && socket->received < size && socket->received < MUCH &&
+           receive_soon(socket, data, size, wanted - socket->received, &parts))
         continue;
     zcws_set_mark(socket->fd, &parts.mark, 0, 0);
     return (int64_t)socket->received;
@@ -174,7 +174,8 @@ int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size
     return ZCWS_ENDED;
 }
 
-int64_t zcws_receive_more(struct zcws_socket *socket, uint8_t *data, size_t size) {
+int64_t zcws_receive_more(struct zcws_socket *socket, uint8_t *data, size_t size, uint64_t wanted) {
+    (void)wanted;
     return zcws_receive_into(socket, data, size);
 }
 

@@ -130,6 +130,10 @@ size_t zcws_scan_landed(struct zcws_reader *reader, uint8_t *base, size_t len);
  * Returns ZCWS_LAST when they complete the message, 0 when more is to come, or a fault. */
 int zcws_land(struct zcws_reader *reader, uint8_t *data, size_t len);
 
+/* Bytes still to come of the frame in progress, if they are of no use before all are there: it is waited for whole, or it
+ * `lands`, piece by piece, in memory that is looked at when it is whole. All that has come has been scanned. */
+uint64_t zcws_lacking(const struct zcws_reader *reader, int lands);
+
 /* Writes `count` rows, each a whole message in base, as a list for Python's `marshal`: str for text, which has been
  * checked, bytes for all else. That takes each payload and 5 bytes more, and another 5. Returns the bytes written, or 0
  * where `room` bytes are not enough. No payload has 4 GiB: none would fit a ring. */
@@ -254,9 +258,9 @@ struct zcws_socket {
  * of POSIX only; elsewhere every stream has ended. */
 int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size);
 
-/* The same for a caller who has no use for a part of what he wants, which is all of `size`: if no more has come, and
- * `flags` is 0, waits for that as well, for milliseconds, as long as it is not much. */
-int64_t zcws_receive_more(struct zcws_socket *socket, uint8_t *data, size_t size);
+/* The same for a caller who has no use for less than `wanted` bytes: if fewer have come, and `flags` is 0, waits for more,
+ * for milliseconds, as long as it is not much. */
+int64_t zcws_receive_more(struct zcws_socket *socket, uint8_t *data, size_t size, uint64_t wanted);
 
 /* zcws_receive_into for `base`, and scans the bytes there. For a reader that holds no unread bytes. If they are only the
  * beginning of a frame, and `flags` is 0, waits for the rest as well, for milliseconds. Returns what zcws_scan returned,

@@ -362,6 +362,28 @@ def test_a_large_fragment_lands_in_its_buffer_from_its_head_on() -> None:
     assert frame.to_bytes() == b"first" + b"x" * 100_000
 
 
+def test_how_much_has_to_come_before_it_is_of_use() -> None:
+    connection, buffer = connect(), PayloadBuffer()
+    reader = connection.reader
+    small, large = wire.frame(BINARY, bytes(1000)), wire.frame(BINARY, bytes(100_000))
+    assert reader.lacking == 0
+    send(connection, wire.frame(PING) + small[:1])
+    assert reader.lacking == 0  # nobody knows
+    send(connection, small[1:300])
+    assert reader.lacking == len(small) - 300
+    send(connection, small[300:] + large[:500])
+    assert reader.lacking == 0  # a piece of it can be read
+    read(connection)
+    read(connection)
+    assert connection.read_frame(buffer) is NEED_MORE
+    send(connection, large[500:600])
+    assert (reader.landing_in, reader.lacking) == (buffer, len(large) - 600)
+    send(connection, large[600:] + small[:300])
+    assert reader.lacking == len(small) - 300
+    reader.stop(1011, "no more")
+    assert reader.lacking == 0
+
+
 def test_whoever_has_c_receive_is_told_where_the_rest_goes() -> None:
     buffer = PayloadBuffer()
     connection, rest = half_a_large_message(buffer)

@@ -38,6 +38,7 @@ __all__ = ["Inlet"]
 _HEAD, _NEWS = lib.ZCWS_TABLE_HEAD, lib.ZCWS_NEWS
 _NEXT, _STATUS, _REMAINING = lib.ZCWS_TABLE_NEXT, lib.ZCWS_TABLE_STATUS, lib.ZCWS_TABLE_REMAINING
 _scan, _scan_landed, _land = lib.zcws_scan, lib.zcws_scan_landed, lib.zcws_land
+_lacking = lib.zcws_lacking
 
 #: Words of a table, its head included, from which on rows that are alike are lined up: four rows. For fewer that costs
 #: as much as it saves.
@@ -229,6 +230,13 @@ class Inlet(Leasing):
     def has_news(self) -> bool:
         """Whether a read that waits would get anywhere: there are rows, or there is an end."""
         return length_hint(self._words) > 0 or self._status != MORE or self._eof
+
+    @property
+    def lacking(self) -> int:
+        """How many more bytes have to come before the frame in progress is of any use. 0: none is in progress, or its
+        bytes are of use as they come."""
+        lacking: int = 0 if self._is_over else _lacking(self.state, self.landing_in is not None)
+        return lacking
 
     @property
     def rows_read(self) -> int:

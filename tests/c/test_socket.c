@@ -238,10 +238,11 @@ static void test_more_of_a_payload(void) {
             open_parts(ends, &socket, SOCK_SEQPACKET, size);
             socket.flags = flags;
             for (size_t at = 0; at < LEN; at += 50) send_all(ends[1], data + at, 50);
-            CHECK(zcws_receive_more(&socket, socket.base, size) == (int64_t)(flags == 0 ? size : first), "%zu", size);
+            CHECK(zcws_receive_more(&socket, socket.base, size, size) == (int64_t)(flags == 0 ? size : first), "%zu",
+                  size);
             CHECK(socket.received == (flags == 0 ? size : first) && socket.total == socket.received, "%zu", size);
             CHECK(memcmp(socket.base, data, socket.received) == 0 && socket.found == ZCWS_NOTHING, "other bytes");
-            CHECK(zcws_receive_more(&socket, socket.base, size) == ZCWS_TORN, "it has not been taken");
+            CHECK(zcws_receive_more(&socket, socket.base, size, size) == ZCWS_TORN, "it has not been taken");
             close_pair(ends);
         }
     }
@@ -286,7 +287,7 @@ static void test_a_mark(void) {
             CHECK(pthread_create(&thread, NULL, send_late, &late) == 0, "no thread");
             send_all(ends[1], data, PART);
             CHECK(is_ready(ends[0], 5000), "it does not come");
-            found = is_payload ? zcws_receive_more(&socket, socket.base, LARGE) : zcws_receive(&socket);
+            found = is_payload ? zcws_receive_more(&socket, socket.base, LARGE, LARGE) : zcws_receive(&socket);
             CHECK(mark_of(ends[0]) == 1, "%d", mark_of(ends[0]));
             atomic_store(&late.is_over, 1);
             pthread_join(thread, NULL);

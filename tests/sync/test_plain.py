@@ -91,7 +91,7 @@ def test_a_frame_in_parts_takes_one_wait() -> None:
         assert (channel.record.received, channel.record.total) == (len(frame), len(frame))
         channel.record.received = 0
         theirs.send(b"of large")
-        assert channel.receive_more(memoryview(buffer), 3600) == 7
+        assert channel.receive_more(memoryview(buffer), 3600, 7) == 7
         assert bytes(buffer) == frame[:1] + b"of lar"
         channel.abort()
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -9,9 +10,10 @@ import raw
 from channels import receive, tls_pair
 from net import Certificates
 
+from zcws.sync import polled
 from zcws.sync.channel import ENDED, NOTHING
 from zcws.sync.plain import open_channel
-from zcws.sync.polled import TlsChannel, begin_tls
+from zcws.sync.polled import PolledChannel, TlsChannel, begin_tls
 
 
 def test_nothing_goes_out_in_the_clear_after_tls(certificates: Certificates) -> None:
@@ -155,3 +157,61 @@ def test_tls_over_what_is_no_stream(certificates: Certificates) -> None:
     with pytest.raises(NotImplementedError):
         begin_tls(certificates.server, sock, server_side=True)
     assert sock.fileno() == -1
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_more_where_more_is_wanted(tls: bool, certificates: Certificates) -> None:
+    """Each record has been received by itself, and is taken as long as that is not enough."""
+    ours, theirs = tls_pair(certificates) if tls else raw.socket_pair(tcp=True)
+    channel = open_channel(ours) if tls else PolledChannel(ours)
+    with theirs:
+        for wanted, count in ((20, 20), (21, 40), (41, 60), (60, 60)):
+            for part in (b"x" * 20, b"y" * 20, b"z" * 20):
+                theirs.sendall(part)
+            room = memoryview(bytearray(60 if tls else count))
+            assert channel.receive_more(room, raw.LONG, wanted) == channel.record.received == count
+            assert bytes(room[:count]) == (b"x" * 20 + b"y" * 20 + b"z" * 20)[:count]
+            channel.record.received = 0
+            while count < 60:
+                count += len(receive(channel))  # type: ignore[arg-type]
+        theirs.sendall(b"part")
+        theirs.close()
+        assert channel.receive_more(memoryview(bytearray(9)), raw.LONG, 9) == 4
+        channel.record.received = 0
+        assert receive(channel) == ENDED
+        channel.abort()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere every packet ends a wait")
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_kernel_collects_packets_while_more_is_wanted(
+    tls: bool, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many bytes as are sure to come; and after that every byte ends a wait, whatever a signal handler has done."""
+    ours, theirs = tls_pair(certificates) if tls else raw.socket_pair(tcp=True)
+    channel: PolledChannel = TlsChannel(ours) if tls else PolledChannel(ours)  # type: ignore[arg-type]
+    ahead, marks = 16 * 1024 if tls else 0, list[int]()
+
+    def mark() -> int:
+        return channel.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+    def look(*_: object, **__: object) -> bool:
+        marks.append(mark())
+        return False
+
+    with theirs:
+        for lacking in (100_000, ahead + 1500, ahead + 1499, 1):
+            theirs.sendall(b"begun")
+            assert channel.await_bytes(raw.LONG)
+            with monkeypatch.context() as patched:
+                patched.setattr(polled, "is_ready", look)
+                assert channel.receive_more(memoryview(bytearray(200_000)), raw.LONG, 5 + lacking) == 5
+            channel.record.received = 0
+            assert mark() == 1
+        assert marks == [16 * 1024, 1500, 1, 1]
+        channel._mark = 5000
+        channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 5000)
+        theirs.sendall(b"a little")
+        assert receive(channel) == b"a little"
+        assert mark() == 1
+        channel.abort()

@@ -204,7 +204,7 @@ def interrupts(function: Any, kind: type[Alarm], behind: int = 0) -> Any:
 def in_steps(function: Any) -> Any:
     """The function, in many steps however late we begin: the kernel goes on for as long as the peer sends, whatever the
     size of its buffers."""
-    return lambda record, where, size: function(record, where, min(size, 64 * 1024))
+    return lambda record, where, size, *wanted: function(record, where, min(size, 64 * 1024), *wanted)
 
 
 STEPS = {
@@ -332,7 +332,7 @@ class TestBetweenSocketAndReader:
             with pytest.raises(TimeoutError):
                 ws.recv(0.01)
             peer.send_bytes(data[-500:] + peer.frame(wire.TEXT, b"no frame without them"))
-            owner, name = (type(ws._channel), "_receive_now") if tls else (plain, "_receive_into")
+            owner, name = (type(ws._channel), "_receive_now") if tls else (plain, "_receive_more")
             monkeypatch.setattr(owner, name, interrupts(getattr(owner, name), Alarm))
             with pytest.raises(Alarm):
                 ws.recv()

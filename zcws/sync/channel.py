@@ -115,10 +115,10 @@ class Channel:
         """
         raise NotImplementedError
 
-    def receive_more(self, buffer: memoryview, timeout: float | None) -> int:
-        """The same for a caller who has no use for a part of what he wants, which is all of `buffer`: where more comes
-        within milliseconds, that is received as well."""
-        return self.receive(buffer, timeout)
+    def receive_more(self, buffer: memoryview, timeout: float | None, wanted: int) -> int:
+        """The same for a caller who has no use for less than `wanted` bytes: where more comes within milliseconds, that
+        is received as well."""
+        raise NotImplementedError
 
     def rest(self, pool: Pool) -> None:
         """Gives back what `scan` receives into. Nothing has happened for a while, and no thread is inside."""

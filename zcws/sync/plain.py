@@ -97,11 +97,11 @@ class PlainChannel(Channel):
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
         return self._receive_by(_receive_into, buffer, timeout)
 
-    def receive_more(self, buffer: memoryview, timeout: float | None) -> int:
-        return self._receive_by(_receive_more, buffer, timeout)
+    def receive_more(self, buffer: memoryview, timeout: float | None, wanted: int) -> int:
+        return self._receive_by(_receive_more, buffer, timeout, wanted)
 
     def _receive_by(
-        self, receive: Callable[[CData, CData, int], int], buffer: memoryview, timeout: float | None
+        self, receive: Callable[..., int], buffer: memoryview, timeout: float | None, *wanted: int
     ) -> int:
         try:
             self._inside.appendleft(None)
@@ -110,7 +110,7 @@ class PlainChannel(Channel):
             if self.sock.fileno() < 0:
                 return ENDED
             # Not the socket's own method: what that has received is lost if a signal handler raises right after it.
-            count = receive(self.record, ffi.from_buffer(buffer), len(buffer))
+            count = receive(self.record, ffi.from_buffer(buffer), len(buffer), *wanted)
             return self._ended() if count == ENDED else count
         finally:
             del self._inside[0]
@@ -119,13 +119,16 @@ class PlainChannel(Channel):
 
     def _limit_receiving(self, timeout: float | None) -> None:
         """How long receiving may wait, from now on."""
-        self._timeout = timeout
+        self._timeout = (
+            math.nan
+        )  # equal to nothing, until it is done: a signal handler may raise in the middle
         if timeout is not None and timeout <= 0:
             self.record.flags = socket.MSG_DONTWAIT
-            return
-        self.record.flags = 0
-        with contextlib.suppress(OSError):  # it is closed already; receiving will say so
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout))
+        else:
+            self.record.flags = 0
+            with contextlib.suppress(OSError):  # it is closed already; receiving will say so
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout))
+        self._timeout = timeout
 
     def abort(self) -> None:
         self.record.fd = -1  # before another socket can have this descriptor

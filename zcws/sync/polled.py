@@ -13,6 +13,7 @@ import errno
 import os
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +26,16 @@ from zcws.sync.channel import ENDED, NOTHING, TORN, Channel, is_ready
 from zcws.sync.deadline import after, is_past, left
 
 __all__ = ["PolledChannel", "TlsChannel", "begin_tls"]
+
+#: Seconds for the next part of a frame that has begun, and for all of them, as in csrc/socket.c.
+_NEXT_PART, _ALL_PARTS = 0.005, 0.02
+
+#: As in csrc/mark.h.
+_MARK_LEAST, _MARK_MOST = 1500, 16 * 1024
+_HAS_MARKS = sys.platform == "linux"
+
+#: A deadline that has passed.
+_NOW = 0.0
 
 
 def begin_tls(
@@ -52,16 +63,64 @@ def begin_tls(
 class PolledChannel(Channel):
     """A socket that never blocks; every wait is a poll."""
 
+    _ahead = 0  # bytes that may have been received and not been handed over
+
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         sock.setblocking(False)
+        self._mark = 0  # what the kernel collects before a wait ends; 0: every byte ends it
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
         if self.record.received:
             return TORN
+        if self._mark:
+            self._set_mark(0)
         deadline = after(timeout)
-        count = self._attempt(partial(self._receive_some, buffer), deadline, to_write=False)
+        count = self._attempt(partial(self._receive_some, buffer, 0), deadline, to_write=False)
         return NOTHING if count is None else count
+
+    def receive_more(self, buffer: memoryview, timeout: float | None, wanted: int) -> int:
+        count, record = self.receive(buffer, timeout), self.record
+        if count <= 0 or (timeout is not None and timeout <= 0):
+            return count
+        deadline = after(_ALL_PARTS)
+        while (
+            record.received < min(wanted, len(buffer))
+            and not is_past(deadline)
+            and self._receive_soon(buffer, wanted)
+        ):
+            pass
+        received: int = record.received
+        return received
+
+    def _receive_soon(self, buffer: memoryview, wanted: int) -> bool:
+        """Receives more, behind what has been received, if it comes soon."""
+        got = self.record.received
+        step = partial(self._receive_some, buffer[got:], got)
+        count = self._attempt(step, _NOW, to_write=False)
+        if count is None:
+            self._wait_for(wanted - got - self._ahead)
+            count = self._attempt(step, _NOW, to_write=False)
+        return count is not None and count > 0
+
+    def _wait_for(self, count: int) -> None:
+        """Waits a little for bytes; for all of `count`, if the kernel can collect them. See csrc/mark.h."""
+        try:
+            self._inside.appendleft(None)
+            self._set_mark(min(count, _MARK_MOST) if count >= _MARK_LEAST else 0)
+            is_ready(self, to_write=False, timeout=_NEXT_PART)
+        finally:
+            self._set_mark(0)
+            del self._inside[0]
+            if self.is_over:
+                self._close()
+
+    def _set_mark(self, count: int) -> None:
+        if _HAS_MARKS and count != self._mark:
+            self._mark = count or self._mark  # until it is done: a signal handler may raise in the middle
+            with contextlib.suppress(OSError):  # it is closed already
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._mark = count
 
     def send(self, segments: Sequence[Buffer]) -> None:
         # Joined: TLS copies what it encrypts anyway, record by record, and Windows has no sendmsg.
@@ -99,7 +158,8 @@ class PolledChannel(Channel):
             if self.is_over:
                 self._close()
 
-    def _receive_some(self, buffer: memoryview) -> int:
+    def _receive_some(self, buffer: memoryview, before: int) -> int:
+        """`before`: bytes that have been received into the memory before `buffer` and not been taken."""
         record = self.record
         # After an exception that is not the socket's nobody knows whether bytes were received: the number that OpenSSL
         # returned is lost with it.
@@ -107,7 +167,7 @@ class PolledChannel(Channel):
         try:
             count = self._receive_now(buffer)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
-            record.received = 0
+            record.received, record.found = before, NOTHING
             raise
         except OSError as error:
             if error.errno is None:
@@ -116,7 +176,7 @@ class PolledChannel(Channel):
             self.cause = error.with_traceback(None)
         if not count:
             forget_errors()
-        record.received, record.found = count, NOTHING
+        record.received, record.found = before + count, NOTHING
         record.total += count
         return count or ENDED
 
@@ -129,6 +189,8 @@ class PolledChannel(Channel):
 
 class TlsChannel(PolledChannel):
     """TLS over a TCP or Unix socket: one OpenSSL object, one lock."""
+
+    _ahead = 16 * 1024  # RFC 8446 5.1: a record, of which the last byte is missing
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)

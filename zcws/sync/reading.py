@@ -314,8 +314,8 @@ class Reading:
         channel = self._channel
         room = self._room()
         try:
-            receive = channel.receive if reader.landing_in is None else channel.receive_more
-            count = receive(room, timeout)
+            wanted = reader.lacking
+            count = channel.receive_more(room, timeout, wanted) if wanted else channel.receive(room, timeout)
             self._settle(count, partial(reader.received, count))
             channel.record.received = 0
         except BaseException:
