@@ -20,6 +20,7 @@ TITLES = {
     "memory": "Memory of an idle connection",
     "sessions": "Handshakes and whole sessions",
     "tls": "Echo server over TLS",
+    "packets": "Echo server, messages that come in packets",
     "growth": "Ever more connections, one in a hundred busy",
     "broadcast": "Broadcast",
     "asgi": "Echo behind uvicorn",

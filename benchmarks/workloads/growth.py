@@ -15,7 +15,7 @@ from benchmarks.load import generate
 from benchmarks.measure import Pace, Plan
 from benchmarks.peers import Row, rows_of
 from benchmarks.process import Failed, Server, cpu_time, raise_limit
-from benchmarks.tlsload import open_connection
+from benchmarks.pyload import open_connection
 from benchmarks.workloads.echo import serve
 from benchmarks.workloads.memory import settle
 

@@ -25,7 +25,7 @@ from benchmarks import corpus, frames
 from benchmarks.measure import Plan
 from benchmarks.peers import Row, rows_of
 from benchmarks.process import ROOT, Failed, Server, cpu_time, raise_limit
-from benchmarks.tlsload import make_certificate, open_connection
+from benchmarks.pyload import make_certificate, open_connection
 from benchmarks.workloads.compressed import COMPRESSES, OFFER
 
 __all__ = ["run"]

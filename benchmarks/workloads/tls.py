@@ -5,18 +5,15 @@ both kinds are rows.
 from __future__ import annotations
 
 import importlib.util
-import json
 import ssl
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
 from benchmarks.measure import Pace, Plan
 from benchmarks.peers import Row, rows_of
-from benchmarks.process import Failed, Server, start
-from benchmarks.tlsload import make_certificate
+from benchmarks.process import Failed, Server
+from benchmarks.pyload import generate, make_certificate
 from benchmarks.workloads import human
 from benchmarks.workloads.echo import check_echo
 
@@ -25,8 +22,6 @@ __all__ = ["run"]
 CASES = [(1, 1, 256), (16, 1, 256), (1, 1, 65536)]
 #: Who takes aiofastnet without being told.
 BRINGS_AIOFASTNET = ("picows",)
-#: Seconds that connecting may take.
-GRACE = 30
 
 
 def run(plan: Plan) -> None:
@@ -65,17 +60,4 @@ def echo(
             check_echo(row, server, {"certificate": certificate})
         except (ssl.SSLError, OSError) as error:
             raise Failed(f"no TLS: {error}") from None
-    arguments = [
-        server.port,
-        server.process.pid,
-        certificate,
-        "raw" if row.is_limit else "websocket",
-        *numbers,
-    ]
-    command = [sys.executable, "-m", "benchmarks.tlsload", *map(str, [*arguments, pace.seconds, pace.warmup])]
-    process = start(command, -1, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, error_text = process.communicate(timeout=pace.seconds + pace.warmup + GRACE)
-    if process.returncode != 0:
-        raise Failed(error_text.splitlines()[-1] if error_text else "the generator failed")
-    figures: dict[str, float] = json.loads(out)
-    return figures
+    return generate(pace, server, numbers, certificate=certificate, raw=row.is_limit)
