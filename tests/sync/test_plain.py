@@ -114,3 +114,28 @@ def test_trying_is_of_use(pair: Pair) -> None:
     with raw.thread(answer):
         raw.until(is_learnt)
         channel.end()
+
+
+@pytest.mark.skipif(not plain._KERNEL_TIMES, reason="there is none here")
+def test_a_handler_that_raises_while_the_kernel_is_told_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next wait of the same length took the kernel to know it, and lasted for as long as the one before."""
+
+    class Alarm(Exception):
+        pass
+
+    def interrupted(timeout: float | None) -> bytes:
+        raise Alarm
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        channel = PlainChannel(ours)
+        assert receive(channel, 0.001) == NOTHING
+        assert receive(channel, 0) == NOTHING
+        with monkeypatch.context() as patched:
+            patched.setattr(plain, "_timeval", interrupted)
+            with pytest.raises(Alarm):
+                receive(channel, None)
+        theirs.sendall(b"x")
+        assert receive(channel, None) == b"x"
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16) == bytes(16)
+        channel.abort()

@@ -119,9 +119,8 @@ class PlainChannel(Channel):
 
     def _limit_receiving(self, timeout: float | None) -> None:
         """How long receiving may wait, from now on."""
-        self._timeout = (
-            math.nan
-        )  # equal to nothing, until it is done: a signal handler may raise in the middle
+        # Equal to no other, until it is done: a signal handler may raise in the middle.
+        self._timeout = math.nan
         if timeout is not None and timeout <= 0:
             self.record.flags = socket.MSG_DONTWAIT
         else:
