@@ -114,6 +114,60 @@ def test_what_messages_have_needed_before_is_taken_at_once_where_the_last_one_is
         views.append(buffer.occupant().export(0, 1))
 
 
+@needs_cpython("elsewhere objects move")
+def test_a_message_is_received_into_the_object_that_is_handed_out() -> None:
+    """Memory grows with what has arrived all the same; to what earlier messages have needed, at once."""
+    buffer, taken = PayloadBuffer(), []
+    for total, at_first in [(3_000_000, _AHEAD), (2_000_000, 2_000_000), (4_000_000, 2_000_000)]:
+        buffer.begin()
+        buffer.whole_size = total
+        assert buffer.slot(256 * 1024, total) and buffer.capacity == at_first
+        while len(buffer) < total:
+            slot = buffer.slot(256 * 1024, total)
+            assert buffer.capacity <= max(4 * len(buffer) + _AHEAD, at_first)
+            slot[:] = bytes([len(buffer) // 50_000 % 256]) * len(slot)
+            assert address(slot) == int(ffi.cast("uintptr_t", buffer.pointer()))
+            buffer.advance(min(len(slot), 50_000))
+        expected = bytes(buffer.occupant().peek(0, total))
+        made = buffer.take_bytes()
+        assert (type(made), made) == (bytes, expected)
+        taken.append((made, expected))
+        assert buffer.take_bytes() is None and buffer.capacity == 0
+    receive(buffer, b"x" * 3_000_000)
+    for made, expected in taken:
+        assert made == expected
+
+
+def test_what_is_received_into_storage_that_is_used_again_is_no_object(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    buffer = PayloadBuffer()
+    for whole_size, makes_bytes in ((0, True), (300_000, True), (300_000, False)):
+        monkeypatch.setattr(buffer_module, "MAKES_BYTES", makes_bytes)
+        buffer.begin()
+        buffer.append(
+            memoryview(bytes(2_000_000 if makes_bytes else 1))
+        )  # there is room, or the room is no object
+        buffer.whole_size = whole_size
+        buffer.slot(10, 2_000_010)
+        assert buffer.take_bytes() is None
+    assert receive(PayloadBuffer(bytearray(9)), b"123456789")
+
+
+@needs_cpython("elsewhere objects move")
+def test_a_message_that_is_dropped_or_shown_leaves_no_object_behind() -> None:
+    buffer = PayloadBuffer()
+    buffer.begin()
+    buffer.whole_size = 20_000
+    buffer.slot(20_000, 20_000)[:] = b"x" * 20_000
+    buffer.advance(20_000)
+    view = buffer.occupant().export(0, 20_000)
+    buffer.begin()
+    assert buffer.take_bytes() is None
+    buffer.append(memoryview(b"y" * 20_000))
+    assert bytes(view) == b"x" * 20_000
+
+
 def test_no_more_is_taken_than_the_message_needs() -> None:
     buffer = PayloadBuffer()
     buffer.begin()

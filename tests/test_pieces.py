@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import turn
 import wire
+from pythons import needs_cpython
 from receiver import DEFLATE, NoMemory, batch, connect, fails, read, send, send_one_by_one
 from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
@@ -480,3 +481,68 @@ def test_a_buffer_is_left_where_a_message_finds_no_memory_as_it_begins_or_ends(
             connection.read_frame(buffer)
     assert not buffer.is_busy and view == b"before"
     buffer.release()
+
+
+# ---- a message that is received into the object that is handed out ----
+
+
+def made_of(monkeypatch: pytest.MonkeyPatch) -> list[bytes | None]:
+    """What `take_bytes` gives from now on."""
+    taken: list[bytes | None] = []
+    take = PayloadBuffer.take_bytes
+
+    def take_bytes(buffer: PayloadBuffer) -> bytes | None:
+        taken.append(take(buffer))
+        return taken[-1]
+
+    monkeypatch.setattr(PayloadBuffer, "take_bytes", take_bytes)
+    return taken
+
+
+def receive_and_read(connection: Connection, stream: bytes, *ways: str) -> Any:
+    """Reads while a stream arrives, first in one way and then, after half of it, in the others."""
+    for number, way in enumerate(ways):
+        half = len(stream) // 2 if number + 1 < len(ways) else len(stream)
+        result: Any = NEED_MORE
+        while half and result is NEED_MORE:
+            used = connection.receive_bytes(stream[: min(half, 5000)])
+            stream, half = stream[used:], half - used
+            result = getattr(connection, way)()
+    return result
+
+
+@needs_cpython("elsewhere objects move")
+def test_a_large_message_is_received_into_what_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection, taken = connect(), made_of(monkeypatch)
+    for fill in (b"x", b"y"):
+        message = receive_and_read(connection, wire.frame(BINARY, fill * 300_000), "read_message")
+        assert message == fill * 300_000
+        assert message is taken[-1]
+    assert taken[0] == b"x" * 300_000
+
+
+def test_what_is_no_single_frame_of_bytes_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows how long a message in fragments will be."""
+    connection, taken = connect(), made_of(monkeypatch)
+    assert receive_and_read(connection, wire.frame(TEXT, b"x" * 300_000), "read_message") == "x" * 300_000
+    fragments = wire.fragments(BINARY, [b"x" * 100_000, b"y" * 100_000, b"z"])
+    assert (
+        receive_and_read(connection, b"".join(fragments), "read_message")[100_000:] == b"y" * 100_000 + b"z"
+    )
+    assert set(taken) == {None}
+
+
+@pytest.mark.parametrize("ways", [("read_message", "read_frame"), ("read_frame", "read_message")])
+def test_a_large_message_that_is_read_in_two_ways(
+    ways: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, taken = connect(), made_of(monkeypatch)
+    views = []
+    for fill in (b"x", b"y"):
+        result = receive_and_read(connection, wire.frame(BINARY, fill * 300_000), *ways)
+        if ways[1] == "read_frame":
+            views.append(result.payload)
+        else:
+            assert result == fill * 300_000
+    assert [bytes(view) for view in views] == [b"x" * 300_000, b"y" * 300_000][: len(views)]
+    assert set(taken) <= {None}

@@ -83,16 +83,25 @@ class Assembly:
         target: the buffer that it lands in.
         is_ours: whether the buffer was lent by the pool, not brought by the caller.
         opcode: what the message is.
+        wants_bytes: whether it is going to be handed out as a `bytes`.
     """
 
-    __slots__ = ("_inflate", "_max_size", "_utf8", "is_ours", "opcode", "target")
+    __slots__ = ("_inflate", "_max_size", "_utf8", "is_ours", "opcode", "target", "wants_bytes")
 
     def __init__(
-        self, opcode: int, target: PayloadBuffer, *, is_ours: bool, inflate: Inflate | None, max_size: int
+        self,
+        opcode: int,
+        target: PayloadBuffer,
+        *,
+        is_ours: bool,
+        inflate: Inflate | None,
+        max_size: int,
+        wants_bytes: bool = False,
     ) -> None:
         self.opcode: int = opcode
         self.target: PayloadBuffer = target
         self.is_ours: bool = is_ours
+        self.wants_bytes: bool = wants_bytes
         self._inflate = inflate
         self._max_size = max_size
         self._utf8 = Utf8() if inflate is not None and opcode == OpCode.TEXT else None

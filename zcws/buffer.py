@@ -11,6 +11,7 @@ included: that is what was asked for.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from typing import Any
 
@@ -29,6 +30,9 @@ _AHEAD = 128 * 1024
 
 #: Storage that has to grow grows to this many times what has arrived: it grows less often, and less is copied.
 _GROWTH = 4
+
+#: Whether a `bytes` can be written to while nobody else knows it. PyPy moves objects.
+MAKES_BYTES = sys.implementation.name == "cpython"
 
 #: Bytes are kept as a view, not as a copy, if they are at least one WORTH_HOLDING-th of the memory that it would hold.
 WORTH_HOLDING = 4
@@ -160,12 +164,14 @@ class PayloadBuffer:
     __slots__ = (
         "__weakref__",
         "_free",
+        "_made",
         "_owns",
         "_reached",
         "_storage",
         "_used",
         "number",
         "reader",
+        "whole_size",
     )
 
     def __init__(self, memory: Buffer | None = None) -> None:
@@ -178,6 +184,9 @@ class PayloadBuffer:
         self._free: list[None] = [None]
         #: Counts the messages that have begun here.
         self.number: int = 0
+        #: Bytes of the message that is arriving, if somebody wants it as a `bytes` of his own; else 0.
+        self.whole_size: int = 0
+        self._made: bytes | None = None  # what `take_bytes` is going to give: the storage is its memory
         self._storage = _no_storage()
         if memory is not None:
             self._wrap(memory)
@@ -263,7 +272,8 @@ class PayloadBuffer:
 
     def begin(self) -> None:
         """A new message: from the start of the storage, or of new storage where a view is still out."""
-        self._used = 0
+        self._used = self.whole_size = 0
+        self._made = None
         self.number += 1
         if self.is_held:
             self._reached = self.capacity
@@ -294,7 +304,10 @@ class PayloadBuffer:
         if have < wanted and self._owns and have < _AHEAD:
             # Straight to what earlier messages needed here, without copies on the way.
             ahead = max(_GROWTH * self._used + _AHEAD, self._reached)
-            self._grow(min(total, ahead), self._used)
+            if total == self.whole_size <= ahead and MAKES_BYTES:
+                self._make_bytes(total)
+            else:
+                self._grow(min(total, ahead), self._used)
         return self._storage.slot(self._used, self._used + wanted)
 
     def pointer(self) -> Any:
@@ -309,6 +322,26 @@ class PayloadBuffer:
     def is_held(self) -> bool:
         """Whether anybody still holds a view."""
         return self._storage.is_held
+
+    def take_bytes(self) -> bytes | None:
+        """The message that has just been received here, as the object that it was received into; the buffer has other
+        storage from now on. None: it was received into storage that is used again. Nobody has a view of it."""
+        made, self._made = self._made, None
+        if made is not None:
+            self._reached = len(made)
+            self._storage = _no_storage()
+        return made
+
+    def _make_bytes(self, size: int) -> None:
+        """From now on the message lands in a new `bytes`: what is to be handed out need not be copied. Nobody else
+        knows that object before all of it has been written."""
+        made = bytes(size)  # of cleared memory, which the system has not even touched yet where it is large
+        pointer = ffi.from_buffer("uint8_t[]", made)
+        whole = ffi.buffer(pointer)
+        memory = memoryview(whole)
+        memory[: self._used] = self._storage.memory[: self._used]
+        self._storage = Storage(pointer, whole, memory)
+        self._made = made
 
     def _grow(self, capacity: int, keep: int) -> None:
         self._storage = _new_storage(capacity, self._storage.memory[:keep])

@@ -105,9 +105,13 @@ class PieceReader(Controls):
     # ---- messages in pieces ----
 
     def _read_piece(
-        self, what: int, start: int, stop: int, buffer: PayloadBuffer | None
+        self, what: int, start: int, stop: int, buffer: PayloadBuffer | None, *, for_message: bool = False
     ) -> ReceivedFrame | None:
-        """A fragment, or a piece of a large frame: the whole message when this was the last."""
+        """A fragment, or a piece of a large frame: the whole message when this was the last.
+
+        Args:
+            for_message: whether the caller wants a str or a bytes.
+        """
         if what in DEFLATED and stop - start <= AT_ONCE and (buffer is None or buffer.fits(self._max_size)):
             return self._read_deflated_frame(what, start, stop, buffer)
         if self._skipping:
@@ -115,7 +119,7 @@ class PieceReader(Controls):
             return None
         assembly = self._assembly
         if what & FIRST or assembly is None:
-            self._assembly = assembly = self._begin(what, buffer)
+            self._assembly = assembly = self._begin(what, buffer, for_message=for_message)
         fault = assembly.add(self._bytes_of(start, stop), last=bool(what & LAST))
         if fault:
             self._fail(fault)
@@ -135,13 +139,21 @@ class PieceReader(Controls):
     def _bytes_of(self, start: int, stop: int) -> memoryview:
         return self._ring.memory[start:stop] if self._ring is not None else memoryview(b"")
 
-    def _begin(self, what: int, buffer: PayloadBuffer | None) -> Assembly:
+    def _begin(self, what: int, buffer: PayloadBuffer | None, *, for_message: bool) -> Assembly:
         target = buffer
         if target is None or not target.take(self):  # another thread's reader may have begun there by now
             target = self.pool.lend_buffer()
         is_ours, inflate = target is not buffer, self._inflate if what & COMPRESSED else None
         try:
-            return Assembly(what & 0x0F, target, is_ours=is_ours, inflate=inflate, max_size=self._max_size)
+            opcode = what & 0x0F
+            return Assembly(
+                opcode,
+                target,
+                is_ours=is_ours,
+                inflate=inflate,
+                max_size=self._max_size,
+                wants_bytes=for_message and opcode == OpCode.BINARY,
+            )
         except BaseException:  # no memory, most likely
             target.leave()
             raise
@@ -246,8 +258,10 @@ class PieceReader(Controls):
         if not assembly.target.fits(len(assembly.target) + self._remaining):
             self._fail(BAD_BUFFER_SIZE)
         elif self._remaining >= _LAND_AT_LEAST:
-            self.landing_in = assembly.target
+            self.landing_in = target = assembly.target
             self._landing_opcode = assembly.opcode
+            if assembly.wants_bytes and self.state.what & LAST:
+                target.whole_size = len(target) + self._remaining
 
     # ---- streaming inside a message ----
 

@@ -346,10 +346,15 @@ class Reader(AloneReader):
             return None
         if what & PART == FIRST and stop - start <= AT_ONCE and not self._remaining:
             return self._join_fragments(what, start, stop)
-        frame = self._read_piece(what, start, stop, None)
+        assembly = self._assembly
+        frame = self._read_piece(what, start, stop, None, for_message=True)
         if frame is None:
             return None
-        message = frame.text if frame.opcode is OpCode.TEXT else frame.to_bytes()
+        made = None if assembly is None else assembly.target.take_bytes()
+        if made is None:
+            message = frame.text if frame.opcode is OpCode.TEXT else frame.to_bytes()
+        else:
+            message = made
         self._forget_frame()
         return message
 
@@ -365,7 +370,7 @@ class Reader(AloneReader):
             if part & LAST:
                 message: bytes = b"".join(parts)
                 return message.decode() if what & 0x0F == OpCode.TEXT else message
-        self._assembly = assembly = self._begin(what, None)
+        self._assembly = assembly = self._begin(what, None, for_message=True)
         assembly.add(memoryview(b"".join(parts)), last=False)
         return None
 
