@@ -27,6 +27,8 @@ static inline void zcws_set_mark(int fd, uint32_t *mark, size_t received, uint64
     if (*mark == 0 && (lacking < ZCWS_MARK_LEAST || received > ZCWS_MARK_MOST)) return;
     if (*mark == (uint32_t)bytes) return;
     *mark = (uint32_t)bytes;
+    /* macOS and the BSDs refuse 0, and the mark would stay. */
+    if (bytes == 0) bytes = 1;
     setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);
 }
 
