@@ -75,7 +75,6 @@ int64_t zcws_receive_into(struct zcws_socket *socket, uint8_t *data, size_t size
 struct parts {
     uint64_t begin;  /* the clock, when the first had come */
     size_t received; /* bytes of the last one */
-    uint32_t mark;   /* see mark.h */
 };
 
 /* Receives more into data, behind what has been received there, if it comes soon: as much as there is when `lacking`
@@ -86,10 +85,11 @@ static int receive_soon(struct zcws_socket *socket, uint8_t *data, size_t size, 
     ssize_t received;
     int count;
     if (zcws_clock() - parts->begin >= ALL_PARTS) return 0;
-    zcws_set_mark(ready.fd, &parts->mark, parts->received, lacking);
+    zcws_mark_next(ready.fd, &socket->mark, parts->received, lacking);
     count = poll(&ready, 1, NEXT_PART);
-    /* An end is for the caller's next call, which has the time to wait for it. Below the mark there may be something. */
-    if (count < 0 || (count == 0 && parts->mark == 0) || (count > 0 && ready.revents != POLLIN)) return 0;
+    /* An end is for the caller's next call, which has the time to wait for it. */
+    if (count < 0 || (count == 0 && socket->mark.set == 0) || (count > 0 && ready.revents != POLLIN)) return 0;
+    if (count == 0) zcws_mark_late(ready.fd, &socket->mark); /* below it there may be something */
     received = recv(ready.fd, data + socket->received, size - socket->received, MSG_DONTWAIT);
     if (received < 0 && !is_nothing(received) && errno != EINTR) socket->error = errno;
     if (received <= 0) return 0;
@@ -108,7 +108,7 @@ int64_t zcws_receive_more(struct zcws_socket *socket, uint8_t *data, size_t size
     while (socket->received < wanted && socket->received < size && socket->received < MUCH &&
            receive_soon(socket, data, size, wanted - socket->received, &parts))
         continue;
-    zcws_set_mark(socket->fd, &parts.mark, 0, 0);
+    zcws_collect(socket->fd, &socket->mark, 0);
     return (int64_t)socket->received;
 }
 
@@ -134,7 +134,7 @@ int64_t zcws_receive(struct zcws_socket *socket) {
         scan_received(socket);
         if (!has_only_begun(socket)) break;
     }
-    zcws_set_mark(socket->fd, &parts.mark, 0, 0);
+    zcws_collect(socket->fd, &socket->mark, 0);
     return socket->found;
 }
 
@@ -150,7 +150,6 @@ int64_t zcws_receive_rest(int fd, struct zcws_reader *reader, uint8_t *data, siz
         total += (size_t)received;
     } while (outcome == 0 && total < size && received >= MUCH);
     if (total == 0) return received < 0 ? -(int64_t)errno : 0;
-    zcws_set_mark(fd, &reader->mark, total, zcws_lacking(reader, 1));
     return (int64_t)total + (outcome > 0 ? ZCWS_WHOLE : 0);
 }
 

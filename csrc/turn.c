@@ -149,6 +149,61 @@ static size_t join(const struct turn *turn, struct zcws_reader *reader, size_t r
     return all;
 }
 
+/* ---- what the kernel collects ------------------------------------------------------------------------------------ */
+
+/* Notes that a socket is marked, and has brought something. Returns whether there was room for that. */
+static int note_mark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reader) {
+    const struct zcws_marked marked = {fd, 0, reader};
+    uint32_t i = 0;
+    while (i < sockets->marks && sockets->marked[i].fd != fd) i++;
+    if (i == ZCWS_MARKED_MOST) return 0;
+    sockets->marked[i] = marked;
+    if (i == sockets->marks) sockets->marks++;
+    return 1;
+}
+
+static void forget_mark(struct zcws_sockets *sockets, int fd) {
+    for (uint32_t i = 0; i < sockets->marks; i++)
+        if (sockets->marked[i].fd == fd) sockets->marked[i--] = sockets->marked[--sockets->marks];
+}
+
+void zcws_mark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reader, size_t received, size_t ahead,
+               int lands) {
+    const uint64_t lacking = zcws_lacking(reader, lands);
+    const uint32_t before = reader->mark.set;
+    /* What TLS has handed over says little of how much has come. */
+    if (ahead != 0 && before != 0 && received < before) received = before;
+    zcws_mark_next(fd, &reader->mark, received, lacking > ahead ? lacking - ahead : 0);
+    if (sockets == NULL || fd < 0) return;
+    if (reader->mark.set != 0 && !note_mark(sockets, fd, reader)) zcws_collect(fd, &reader->mark, 0);
+    if (reader->mark.set == 0 && before != 0) forget_mark(sockets, fd);
+}
+
+void zcws_unmark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reader, int is_late) {
+    if (is_late)
+        zcws_mark_late(fd, &reader->mark);
+    else
+        zcws_collect(fd, &reader->mark, 0);
+    if (sockets != NULL) forget_mark(sockets, fd);
+}
+
+size_t zcws_late(struct zcws_sockets *sockets) {
+    size_t late = 0;
+    for (uint32_t i = sockets->marks; i-- > 0;) {
+        const struct zcws_marked marked = sockets->marked[i];
+        if (marked.age == 0 || sockets->left == ZCWS_TURN_MOST) {
+            sockets->marked[i].age = 1;
+            continue;
+        }
+        zcws_unmark(sockets, marked.fd, marked.reader, 1);
+        sockets->waiting[sockets->left++] = marked.fd;
+        late++;
+    }
+    return late;
+}
+
+/* ---- a turn ------------------------------------------------------------------------------------------------------ */
+
 /* Receives behind what is there already, and scans it: writes a short entry where that says it all, else an entry and a
  * table of its own; nothing where there is only the beginning of a frame, which is kept. */
 static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_t most) {
@@ -166,7 +221,7 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_
     }
     stop = begin + (reader->kept == 0 ? (size_t)received : join(turn, reader, (size_t)received, table));
     if (stop == begin) {
-        zcws_mark(fd, reader, (size_t)received, 0, 0);
+        zcws_mark(turn->sockets, fd, reader, (size_t)received, 0, 0);
         return;
     }
     count = zcws_scan(reader, turn->base, begin, stop, table, rows < most ? rows : most);
@@ -178,7 +233,7 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_
             stop = next;
         }
     }
-    zcws_mark(fd, reader, (size_t)received, 0, 0);
+    zcws_mark(turn->sockets, fd, reader, (size_t)received, 0, 0);
     if (count == 0) return;
     /* Fragments have been moved together: what is kept does not lie where their payload stops. */
     if (is_one(count, table) && (reader->kept == 0 || table[ZCWS_TABLE_HEAD + 2] == stop))
@@ -238,13 +293,6 @@ size_t zcws_turn(struct zcws_sockets *sockets) {
     }
     return found(sockets, &turn);
 }
-
-void zcws_mark(int fd, struct zcws_reader *reader, size_t received, size_t ahead, int lands) {
-    const uint64_t lacking = zcws_lacking(reader, lands);
-    zcws_set_mark(fd, &reader->mark, received, lacking > ahead ? lacking - ahead : 0);
-}
-
-void zcws_unmark(int fd, struct zcws_reader *reader) { zcws_set_mark(fd, &reader->mark, 0, 0); }
 
 size_t zcws_turn_again(struct zcws_sockets *sockets) {
     size_t count = zcws_turn(sockets);
@@ -309,11 +357,19 @@ const uint8_t *zcws_take_kept(struct zcws_sockets *sockets, struct zcws_reader *
     return NULL;
 }
 
-void zcws_mark(int fd, struct zcws_reader *reader, size_t received, size_t ahead, int lands) {
-    (void)fd, (void)reader, (void)received, (void)ahead, (void)lands;
+void zcws_mark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reader, size_t received, size_t ahead,
+               int lands) {
+    (void)sockets, (void)fd, (void)reader, (void)received, (void)ahead, (void)lands;
 }
 
-void zcws_unmark(int fd, struct zcws_reader *reader) { (void)fd, (void)reader; }
+void zcws_unmark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reader, int is_late) {
+    (void)sockets, (void)fd, (void)reader, (void)is_late;
+}
+
+size_t zcws_late(struct zcws_sockets *sockets) {
+    (void)sockets;
+    return 0;
+}
 
 int zcws_welcome(int listening, uint8_t *data, size_t size, struct zcws_opening *opening) {
     (void)listening, (void)data, (void)size, (void)opening;

@@ -73,6 +73,15 @@ enum {
     ZCWS_CLOSED = 66 /* a Close was the last row: nothing after it is read (RFC 6455 5.5.1) */
 };
 
+/* What the kernel collects on one socket before anybody is woken, and what was learnt of that: see mark.h. Zero at first.
+ * For C alone. */
+struct zcws_mark {
+    uint32_t set;     /* bytes; 0: every byte wakes */
+    uint32_t most;    /* the next time at most */
+    uint32_t resting; /* how many parts of large frames are to come without a mark */
+    uint32_t rest;    /* how many it was last time */
+};
+
 /* Everything that a reader remembers between two calls. The caller fills in the first group once and
  * leaves the rest at zero; a move of the unread bytes to another place needs no change here. */
 struct zcws_reader {
@@ -103,7 +112,7 @@ struct zcws_reader {
     /* By zcws_turn: how many bytes it keeps of a frame of which the rest has not come, and in which slot. */
     uint32_t kept;
     uint32_t slot;
-    uint32_t mark; /* how many bytes its socket collects before anybody is woken: see mark.h */
+    struct zcws_mark mark;
 
     /* Counts for the caller; nothing here reads them. */
     uint64_t bytes;  /* of the stream, used so far */
@@ -155,6 +164,13 @@ enum {
     ZCWS_KEPT_MOST = 65600 /* 64 KiB of payload and a head, up to the end of a cache line */
 };
 
+enum { ZCWS_MARKED_MOST = 64 };
+struct zcws_marked { /* for C alone */
+    int fd;
+    int age; /* calls of zcws_late since something was received */
+    struct zcws_reader *reader;
+};
+
 /* What zcws_turn serves, and where it writes what it finds. Filled in by the caller and kept from call to call. */
 struct zcws_sockets {
     int epoll; /* its events carry descriptors as their data */
@@ -173,6 +189,9 @@ struct zcws_sockets {
     uint32_t frees; /* how many of them are free, all of them at first, and which */
     uint32_t free[ZCWS_SLOTS];
     struct zcws_waits waits;
+    /* How many sockets are marked, and which: while there are any, zcws_late has to be called every few milliseconds. */
+    uint32_t marks;
+    struct zcws_marked marked[ZCWS_MARKED_MOST];
 };
 
 /* Many connections in one crossing: asks which sockets are ready (unless there is only one, which the caller knows to
@@ -200,15 +219,21 @@ size_t zcws_turn_again(struct zcws_sockets *sockets);
  * use the slot for another. */
 const uint8_t *zcws_take_kept(struct zcws_sockets *sockets, struct zcws_reader *reader);
 
-/* For a socket that its owner serves, and not zcws_turn or zcws_receive_rest: `received` bytes have come, and been
- * scanned. If they are only a part of a large frame, the socket is not ready to be read again before some thousand
- * bytes have come, or the whole frame; in any other case with every byte, as at first. `ahead`: bytes that may have been
- * received and not been scanned, because they were in the hands of TLS. `lands`: whether a frame that is larger than
- * `fit` is of no use before it is whole. Linux only; elsewhere nothing is changed. */
-void zcws_mark(int fd, struct zcws_reader *reader, size_t received, size_t ahead, int lands);
+/* `received` bytes have come from a socket, and been scanned. If they are only a part of a large frame, the socket may
+ * not be ready to be read again before some thousand bytes have come; in any other case it is with every byte, as at
+ * first. zcws_turn does so by itself; this is for sockets that others receive from. `sockets`: those that it is one of, or
+ * NULL; then the caller has to see to it that a mark is taken away soon. `ahead`: bytes that may have been received and
+ * not been scanned, because they were in the hands of TLS. `lands`: whether a frame that is larger than `fit` is of no use
+ * before it is whole. Linux only; elsewhere nothing is changed. */
+void zcws_mark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reader, size_t received, size_t ahead,
+               int lands);
 
-/* It is ready with every byte again. */
-void zcws_unmark(int fd, struct zcws_reader *reader);
+/* The socket is ready with every byte again, or about to be closed. `is_late`: its mark was not reached. */
+void zcws_unmark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reader, int is_late);
+
+/* Takes away the marks of sockets from which nothing has been received since the last call but one. These come first in
+ * the next call of zcws_turn, whatever they have. Returns how many they are. */
+size_t zcws_late(struct zcws_sockets *sockets);
 
 enum {
     ZCWS_TURN_ONE = 5, /* words of a short entry: socket, what, where its bytes begin; the payload's start and stop */
@@ -249,6 +274,7 @@ struct zcws_socket {
     int64_t found;
     uint64_t total; /* bytes that all calls have brought; the caller may add what it has received by other means */
     struct zcws_waits waits;
+    struct zcws_mark mark;
     int error; /* the errno of what ended the stream; 0: the peer did. Nothing is received where there is one */
 };
 

@@ -15,17 +15,25 @@ import wire
 from net import Place, RawPeer, soon, until
 
 import zcws
+from zcws.aio import engine, mark
 from zcws.aio.mark import mark_below
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every packet wakes us")
 
 ALSO_OVER_LOOPTLS = True
 
-#: Bytes that are collected at most, and those that TLS may have got and not handed over.
-MOST, RECORD = 16 * 1024, 16 * 1024
+#: Bytes that are collected at most, those at the end that never are, and those that TLS may not have handed over.
+MOST, LAST, RECORD = 16 * 1024, 2 * 1460, 16 * 1024
 
 #: Frames that C keeps, that their connection keeps in its ring, and of which the rest lands in a buffer.
 large = pytest.mark.parametrize("size", [60_000, 150_000, 1_000_000])
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marks that are not reached stay."""
+    for module in (engine, mark):
+        monkeypatch.setattr(module, "_PATIENCE", 3600)
 
 
 def payload_of(size: int) -> bytes:
@@ -82,11 +90,13 @@ async def talk(place: Place, size: int, **settings: Any) -> AsyncIterator[Talk]:
     async with place.serve(handler, **{"ping_interval": None, **settings}) as server:
         async with place.raw_client(server) as peer:
             ws = await soon(opened)
-            yield Talk(ws, peer, size, RECORD if place.is_tls else 0)
+            ws._reader.state.mark.most = MOST  # as if it had brought large frames before
+            yield Talk(ws, peer, size, LAST + (RECORD if place.is_tls else 0))
             ws.abort()
 
 
 @large
+@pytest.mark.usefixtures("patient")
 def test_packets_wake_nobody_and_the_message_comes(anyplace: Place, size: int) -> None:
     async def main() -> None:
         async with talk(anyplace, size) as it:
@@ -112,6 +122,7 @@ def test_packets_wake_nobody_and_the_message_comes(anyplace: Place, size: int) -
 
 
 @large
+@pytest.mark.usefixtures("patient")
 def test_what_follows_is_not_waited_for(anyplace: Place, size: int) -> None:
     """A Close behind the large frame, a Ping behind the next one, in the same packets or not."""
 
@@ -156,6 +167,7 @@ def test_a_peer_that_goes_in_the_middle(anyplace: Place, size: int, how: str) ->
 
 
 @large
+@pytest.mark.usefixtures("patient")
 def test_our_close_in_the_middle(anyplace: Place, size: int) -> None:
     async def main() -> None:
         async with talk(anyplace, size) as it:
@@ -176,6 +188,7 @@ def test_our_close_in_the_middle(anyplace: Place, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [60_000, 150_000])
+@pytest.mark.usefixtures("patient")
 def test_a_stream_is_given_every_part(anyplace: Place, size: int) -> None:
     async def main() -> None:
         async with talk(anyplace, size) as it:
@@ -198,15 +211,36 @@ def test_a_stream_is_given_every_part(anyplace: Place, size: int) -> None:
     anyplace.run(main())
 
 
-@pytest.mark.parametrize("size", [150_000])
-def test_keepalive_sees_what_lies_below_it(anyplace: Place, size: int) -> None:
+@large
+def test_what_lies_below_it_is_received_soon(anyplace: Place, size: int) -> None:
+    """There may be nothing more for a while, and a wrong byte of text. Then there is no mark for some time."""
+
+    async def main() -> None:
+        async with talk(anyplace, size) as it:
+            reading = asyncio.ensure_future(it.ws.recv())
+            await it.begin()
+            before = it.ws.stats.bytes_received
+            await it.peer.send_bytes(it.frame[it.stop : it.stop + 10])
+            it.stop += 10
+            await until(lambda: it.ws.stats.bytes_received == before + 10)
+            assert it.mark == 1
+            for _ in range(10):
+                await it.send(1000)
+                assert it.mark == 1
+            await it.send(it.lacking)
+            assert await soon(reading) == payload_of(size)
+
+    anyplace.run(main())
+
+
+def test_keepalive_in_the_middle_of_a_frame(anyplace: Place) -> None:
     """A peer that sends slowly is alive, and one that has stopped in the middle of a frame is not."""
 
     async def main() -> None:
-        async with talk(anyplace, size, ping_interval=0.05, ping_timeout=0.1) as it:
+        async with talk(anyplace, 150_000, ping_interval=0.05, ping_timeout=0.1) as it:
             reading = asyncio.ensure_future(it.ws.recv())
             await it.begin()
-            for _ in range(30):
+            for _ in range(10):
                 await it.send(100)
                 await asyncio.sleep(0.05)
                 assert not reading.done()

@@ -18,6 +18,9 @@
 
 enum { SOCKETS = 12, DESCRIPTORS = 256, RING = 256 * 1024, TURNS = 3000, SHORT = 7, FLOOD = 8000 };
 
+/* Bytes that the kernel collects at most, and at first: csrc/mark.h. */
+enum { MARK_MOST = 16 * 1024, MARK_FIRST = 2 * 1460 };
+
 /* The smallest table that anybody can be served with, and words behind what the entries of all take. */
 enum { LEAST = ZCWS_TURN_ENTRIES + (ZCWS_TURN_MOST + 1) * ZCWS_TURN_ENTRY + ZCWS_TABLE_HEAD + 64 * ZCWS_TABLE_ROW };
 
@@ -315,7 +318,7 @@ static void test_pieces_of_what_is_kept(void) {
     close(sockets.epoll);
 }
 
-/* A socket of TCP that C receives for. */
+/* A socket of TCP that C receives for, of a peer that is known to bring much at a time. */
 static int open_remote(int epoll) {
     struct epoll_event event = {.events = EPOLLIN};
     int ends[2];
@@ -325,6 +328,7 @@ static int open_remote(int epoll) {
     CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], &event) == 0, "epoll");
     peers[ends[0]] = ends[1];
     start_reader(ends[0]);
+    states[ends[0]].mark.most = MARK_MOST;
     return ends[0];
 }
 
@@ -335,10 +339,16 @@ static size_t bring(struct zcws_sockets *sockets, int fd, const uint8_t *data, s
     return zcws_turn(sockets);
 }
 
-/* Of a large frame the kernel collects packets: as many bytes as are to come of it at most, and whatever comes behind it
- * wakes us. */
+static void close_remote(struct zcws_sockets *sockets, int fd) {
+    if (states[fd].kept != 0) zcws_take_kept(sockets, &states[fd]);
+    zcws_unmark(sockets, fd, &states[fd], 0);
+    CHECK(sockets->marks == 0 && mark_of(fd) == 1, "%u marks", sockets->marks);
+    close_one(sockets, fd);
+}
+
+/* Of a large frame the kernel collects packets, but for the last two; and whatever comes behind it wakes us. */
 static void test_a_mark(void) {
-    enum { LEN = 40000, MOST = 16 * 1024, LITTLE = 1000 };
+    enum { LEN = 40000, LITTLE = 1000 };
     static uint8_t data[LEN + SHORT], plain[LEN];
     struct zcws_sockets sockets = start_sockets(LEAST);
     const int fd = open_remote(sockets.epoll);
@@ -346,114 +356,158 @@ static void test_a_mark(void) {
     make_frame(data, plain, LEN);
     memcpy(data + LEN, one, SHORT);
     CHECK(mark_of(fd) == 1, "%d", mark_of(fd));
-    CHECK(bring(&sockets, fd, data, LITTLE) == 0 && mark_of(fd) == MOST, "%d", mark_of(fd));
-    send_all(peers[fd], data + at, MOST - 1);
-    CHECK(!is_ready(fd, 20) && zcws_turn(&sockets) == 0 && states[fd].kept == LITTLE, "%u kept", states[fd].kept);
-    at += MOST - 1;
-    CHECK(bring(&sockets, fd, data + at, 1) == 0 && states[fd].kept == LITTLE + MOST, "%u kept", states[fd].kept);
+    CHECK(bring(&sockets, fd, data, LITTLE) == 0 && mark_of(fd) == MARK_MOST, "%d", mark_of(fd));
+    CHECK(sockets.marks == 1, "%u marks", sockets.marks);
+    send_all(peers[fd], data + at, MARK_MOST - 1);
+    CHECK(!is_ready(fd, 20), "it is ready");
+    at += MARK_MOST - 1;
+    CHECK(bring(&sockets, fd, data + at, 1) == 0 && states[fd].kept == LITTLE + MARK_MOST, "%u kept",
+          states[fd].kept);
     at += 1;
-    CHECK(mark_of(fd) == MOST, "%d", mark_of(fd));
-    CHECK(bring(&sockets, fd, data + at, MOST) == 0 && states[fd].kept == LITTLE + 2 * MOST, "%u", states[fd].kept);
-    at += MOST;
-    CHECK(mark_of(fd) == (int)(LEN - at), "%d and not the rest, %zu", mark_of(fd), LEN - at);
-    CHECK(bring(&sockets, fd, data + at, LEN - at) == 1 && mark_of(fd) == 1, "%d", mark_of(fd));
+    CHECK(mark_of(fd) == MARK_MOST, "%d", mark_of(fd));
+    CHECK(bring(&sockets, fd, data + at, MARK_MOST) == 0 && states[fd].kept == LITTLE + 2 * MARK_MOST, "%u",
+          states[fd].kept);
+    at += MARK_MOST;
+    CHECK(mark_of(fd) == (int)(LEN - at) - MARK_FIRST, "%d, and %zu are to come", mark_of(fd), LEN - at);
+    CHECK(bring(&sockets, fd, data + at, LEN - at - 1) == 0 && mark_of(fd) == 1, "%d", mark_of(fd));
+    CHECK(sockets.marks == 0, "%u marks", sockets.marks);
+    CHECK(bring(&sockets, fd, data + LEN - 1, 1) == 1 && mark_of(fd) == 1, "%d", mark_of(fd));
     CHECK(memcmp(sockets.base, plain, LEN) == 0, "another frame");
     CHECK(bring(&sockets, fd, one, 1) == 0 && mark_of(fd) == 1 && states[fd].kept == 1, "a byte");
     CHECK(bring(&sockets, fd, one + 1, SHORT - 1) == 1 && mark_of(fd) == 1, "%d", mark_of(fd));
-    close_one(&sockets, fd);
+    close_remote(&sockets, fd);
     close(sockets.epoll);
 }
 
-/* There is none where a little is to come, where much comes at a time, where pieces are wanted, or behind a fault; and a
- * peer that goes wakes us. */
+/* There is none where a little is to come, where much comes at a time or very little, where pieces are wanted, or behind
+ * a fault; and a peer that goes wakes us. */
 static void test_no_mark(void) {
-    enum { LEN = 40000, MOST = 16 * 1024 };
+    enum { LEN = 40000, HOW = 7 };
     static uint8_t data[LEN], plain[LEN];
+    static const size_t lens[HOW] = {MARK_MOST + 1, LEN - 4419, 499, 9000, 9000, 9000, 9000};
     struct zcws_sockets sockets = start_sockets(LEAST);
     make_frame(data, plain, LEN);
-    for (int how = 0; how < 6; how++) {
-        static const size_t lens[6] = {MOST + 1, LEN - 1499, 9000, 9000, 9000, 9000};
-        const int fd = open_remote(sockets.epoll);
-        if (how == 0 || how == 1) setsockopt(peers[fd], SOL_SOCKET, SO_SNDBUF, &(int){1 << 20}, sizeof(int));
-        if (how == 2) states[fd].fit = 0;
-        if (how == 3) states[fd].max_size = LEN / 2;
+    for (int how = 0; how < HOW; how++) {
+        const int is_marked = how >= HOW - 2, fd = open_remote(sockets.epoll);
+        if (how < 2) setsockopt(peers[fd], SOL_SOCKET, SO_SNDBUF, &(int){1 << 20}, sizeof(int));
+        if (how == 3) states[fd].fit = 0;
+        if (how == 4) states[fd].max_size = LEN / 2;
         bring(&sockets, fd, data, lens[how]);
-        CHECK(mark_of(fd) == (how < 4 ? 1 : MOST), "%d at %d", mark_of(fd), how);
-        CHECK((int)states[fd].mark == (how < 4 ? 0 : MOST), "%u at %d", states[fd].mark, how);
-        if (how == 4) {
+        CHECK(mark_of(fd) == (is_marked ? MARK_MOST : 1), "%d at %d", mark_of(fd), how);
+        CHECK((int)sockets.marks == is_marked, "%u at %d", sockets.marks, how);
+        if (how == HOW - 2) {
             send_all(peers[fd], data + lens[how], 1);
             CHECK(!is_ready(fd, 20), "it is ready for a byte");
-            zcws_unmark(fd, &states[fd]);
+            zcws_unmark(&sockets, fd, &states[fd], 0);
             CHECK(is_ready(fd, 5000) && mark_of(fd) == 1, "it is not ready");
-        } else if (how == 5) {
+        } else if (how == HOW - 1) {
             close(peers[fd]);
             peers[fd] = -2;
             CHECK(is_ready(fd, 5000) && zcws_turn(&sockets) == ZCWS_TURN_OTHERS, "it hears of no end");
         }
-        if (states[fd].kept != 0) zcws_take_kept(&sockets, &states[fd]);
-        close_one(&sockets, fd);
+        close_remote(&sockets, fd);
     }
     close(sockets.epoll);
 }
 
-/* The rest of a payload that is received into its own memory is collected as well. */
-static void test_the_mark_of_a_rest(void) {
-    enum { LEN = 40000, MOST = 16 * 1024, FIT = 100, LITTLE = 1000 };
-    static uint8_t data[LEN + SHORT], plain[LEN], rest[LEN];
-    uint64_t table[ZCWS_TABLE_HEAD + ZCWS_TABLE_ROW];
+/* A mark is for two packets at first, and for twice as much each time that it is reached. One that is not reached soon
+ * is taken away, what lies below it is received, and there is none for some time: twice as long the next time. */
+static void test_what_is_learnt_of_marks(void) {
+    enum { LEN = 60000, PART = 1000 };
+    static const int doubled[] = {MARK_FIRST, 2 * MARK_FIRST, 4 * MARK_FIRST, MARK_MOST};
+    static uint8_t data[LEN], plain[LEN];
     struct zcws_sockets sockets = start_sockets(LEAST);
     const int fd = open_remote(sockets.epoll);
-    const size_t head = make_frame(data, plain, LEN);
-    size_t at = head, done = 0;
-    int64_t found = 0;
-    states[fd].fit = FIT;
-    memcpy(data + LEN, one, SHORT);
-    zcws_scan(&states[fd], data, 0, head, table, 1);
-    for (size_t most = LITTLE; at < LEN; most = MOST) {
-        const size_t lacking = LEN - head - done, part = lacking < most ? lacking : most;
-        send_all(peers[fd], data + at, part);
-        CHECK(is_ready(fd, 5000), "%zu of %d do not wake us", at, LEN);
-        found = zcws_receive_rest(fd, &states[fd], rest + done, lacking);
-        CHECK(found % ZCWS_WHOLE == (int64_t)part, "%lld of %zu", (long long)found, part);
-        at += part;
-        done += part;
-        CHECK(mark_of(fd) == (done == LEN - head ? 1 : LEN - at < MOST ? (int)(LEN - at) : MOST), "%d", mark_of(fd));
+    struct zcws_reader *reader = &states[fd];
+    size_t at = PART, rest = 15;
+    make_frame(data, plain, LEN);
+    reader->mark.most = 0;
+    bring(&sockets, fd, data, PART);
+    for (size_t i = 0; i < 4; i++) {
+        CHECK(mark_of(fd) == doubled[i], "%d and not %d", mark_of(fd), doubled[i]);
+        if (i < 3) bring(&sockets, fd, data + at, (size_t)doubled[i]);
+        at += i < 3 ? (size_t)doubled[i] : 0;
     }
-    CHECK(found > ZCWS_WHOLE && memcmp(rest, plain + head, LEN - head) == 0, "another payload");
-    close_one(&sockets, fd);
+    for (int round = 0; round < 2; round++, rest = 2 * rest + 15) {
+        send_all(peers[fd], data + at, 100);
+        at += 100;
+        CHECK(zcws_late(&sockets) == 0, "too early");
+        CHECK(mark_of(fd) > 1 && sockets.marks == 1 && sockets.left == 0, "too early");
+        CHECK(zcws_late(&sockets) == 1, "it is not late");
+        CHECK(mark_of(fd) == 1 && sockets.marks == 0 && sockets.left == 1, "it is not late");
+        CHECK(zcws_turn(&sockets) == 0 && reader->kept == at && sockets.left == 0, "%u of %zu", reader->kept, at);
+        for (size_t i = 1; i < rest; i++) {
+            bring(&sockets, fd, data + at, 600);
+            at += 600;
+            CHECK(mark_of(fd) == 1, "%zu of %zu", i, rest);
+            if (at < LEN - 10000) continue;
+            bring(&sockets, fd, data + at, LEN - at); /* the next frame */
+            bring(&sockets, fd, data, at = 400);
+            i++;
+        }
+        bring(&sockets, fd, data + at, 600);
+        at += 600;
+        CHECK(mark_of(fd) == MARK_FIRST, "%d behind %zu", mark_of(fd), rest);
+    }
+    close_remote(&sockets, fd);
     close(sockets.epoll);
 }
 
-/* Whoever receives by himself says how much he may have received already: so much less is sure to come. */
-static void test_a_mark_that_others_receive_for(void) {
-    enum { LEN = 40000, MOST = 16 * 1024, HEAD = 8 };
+/* So many marks are known that one more is not set. */
+static void test_more_marks_than_there_is_room_for(void) {
+    enum { LEN = 40000, MANY = ZCWS_MARKED_MOST + 1 };
     static uint8_t data[LEN], plain[LEN];
-    static const size_t stops[] = {1000, LEN - 2 * MOST, LEN - MOST - 1000, LEN - MOST, LEN - 1, LEN};
-    static const int marks[] = {MOST, MOST, 1000, 1, 1, 1}, fresh[] = {MOST, MOST, 1, 1, 1, 1};
-    uint64_t table[ZCWS_TABLE_HEAD + 2 * ZCWS_TABLE_ROW];
-    int ends[2];
-    open_tcp(ends);
-    for (int lands = 0; lands < 2; lands++) {
-        for (int is_fresh = 0; is_fresh < 2; is_fresh++) {
-            struct zcws_reader *reader = &states[ends[0]];
-            start_reader(ends[0]);
-            make_frame(data, plain, LEN);
-            if (lands) reader->fit = HEAD;
-            for (size_t i = 0, begin = 0; i < sizeof stops / sizeof *stops; i++) {
-                zcws_scan(reader, data, begin, stops[i], table, 2);
-                if (lands) begin = stops[i];
-                if (is_fresh) zcws_unmark(ends[0], reader);
-                zcws_mark(ends[0], reader, 1000, MOST, lands);
-                CHECK(mark_of(ends[0]) == (is_fresh ? fresh : marks)[i], "%d at %zu", mark_of(ends[0]), stops[i]);
-                zcws_mark(ends[0], reader, 1000, MOST, lands);
-                CHECK(mark_of(ends[0]) == (is_fresh ? fresh : marks)[i], "%d at %zu", mark_of(ends[0]), stops[i]);
-            }
-            CHECK(memcmp(data, plain, LEN) == 0, "another frame");
-        }
+    struct zcws_sockets sockets = start_sockets(LEAST + 15000);
+    int fds[MANY];
+    make_frame(data, plain, LEN);
+    for (int i = 0; i < MANY; i++) {
+        fds[i] = open_remote(sockets.epoll);
+        bring(&sockets, fds[i], data, 1000);
+        CHECK(mark_of(fds[i]) == (i < MANY - 1 ? MARK_MOST : 1), "%d at %d", mark_of(fds[i]), i);
     }
-    readers[ends[0]] = NULL;
-    close(ends[0]);
-    close(ends[1]);
+    zcws_late(&sockets);
+    bring(&sockets, fds[3], data + 1000, MARK_MOST);
+    zcws_late(&sockets);
+    CHECK(sockets.marks == 1 && sockets.left == MANY - 2 && mark_of(fds[3]) == MARK_MOST, "%u", sockets.marks);
+    zcws_late(&sockets);
+    CHECK(sockets.marks == 0 && sockets.left == MANY - 1, "%u marks", sockets.marks);
+    sockets.left = 0;
+    for (int i = 0; i < MANY; i++) {
+        if (states[fds[i]].kept != 0) zcws_take_kept(&sockets, &states[fds[i]]);
+        close_one(&sockets, fds[i]);
+    }
+    close(sockets.epoll);
+}
+
+/* Whoever receives by himself says how much he may have received already, and whether it lands: so much less is sure. */
+static void test_a_mark_that_others_receive_for(void) {
+    enum { LEN = 60000, HEAD = 8, AHEAD = 16 * 1024 };
+    static uint8_t data[LEN], plain[LEN];
+    static const size_t stops[] = {1000, LEN - AHEAD - MARK_FIRST - 2000, LEN - AHEAD - MARK_FIRST - 1499, LEN};
+    static const int marks[] = {MARK_MOST, 2000, 1, 1};
+    uint64_t table[ZCWS_TABLE_HEAD + 2 * ZCWS_TABLE_ROW];
+    struct zcws_sockets sockets = start_sockets(LEAST);
+    const int fd = open_remote(sockets.epoll);
+    for (int lands = 0; lands < 2; lands++) {
+        struct zcws_reader *reader = &states[fd];
+        start_reader(fd);
+        reader->mark.most = MARK_MOST;
+        make_frame(data, plain, LEN);
+        if (lands) reader->fit = HEAD;
+        for (size_t i = 0, begin = 0; i < sizeof stops / sizeof *stops; i++) {
+            zcws_scan(reader, data, begin, stops[i], table, 2);
+            if (lands) begin = stops[i];
+            zcws_mark(lands ? &sockets : NULL, fd, reader, 1000, AHEAD, lands);
+            CHECK(mark_of(fd) == marks[i], "%d at %zu", mark_of(fd), stops[i]);
+            CHECK(sockets.marks == (lands && marks[i] > 1), "%u marks", sockets.marks);
+        }
+        CHECK(memcmp(data, plain, LEN) == 0, "another frame");
+        zcws_mark(&sockets, -1, reader, 1000, 0, 0);
+        zcws_unmark(NULL, fd, reader, 1);
+        CHECK(sockets.marks == 0 && reader->mark.resting == 15, "%u", reader->mark.resting);
+    }
+    close_remote(&sockets, fd);
+    close(sockets.epoll);
 }
 
 /* So many who have half of a large frame each that not all of them find room in one turn. */
@@ -738,7 +792,8 @@ int main(int argc, char **argv) {
     test_many_who_are_kept();
     test_a_mark();
     test_no_mark();
-    test_the_mark_of_a_rest();
+    test_what_is_learnt_of_marks();
+    test_more_marks_than_there_is_room_for();
     test_a_mark_that_others_receive_for();
     test_a_ring_that_is_full();
     test_one_that_is_tried();

@@ -257,8 +257,6 @@ class Ending(Outlet):
         assert transport is not None
         if self._reading_paused or self._reader.is_ending:
             return False
-        if self._mark is not None:
-            self._mark.clear()  # if it is part of a frame, it is handed over now
         ask: Callable[[], bool] | None = getattr(transport, "has_unread", None)
         return has_unread(transport.get_extra_info("socket")) if ask is None else ask()
 

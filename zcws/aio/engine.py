@@ -61,6 +61,9 @@ _DESCRIPTORS = 256
 #: than a receive.
 IN_PARTS = 4
 
+#: Seconds: a mark that is not reached (csrc/mark.h) is taken away after one to two of these.
+_PATIENCE = 0.01
+
 #: Words of the table of one crossing: 64 sockets with 64 rows each.
 _WORDS = 16 * 1024
 
@@ -71,6 +74,7 @@ _SERVE, _FAILED = lib.ZCWS_TURN_SERVE, lib.ZCWS_TURN_FAILED
 _HEAD = lib.ZCWS_TABLE_HEAD
 _serve_sockets, _serve_again, _send_each = lib.zcws_turn, lib.zcws_turn_again, lib.zcws_send_each
 _take_kept = lib.zcws_take_kept
+_mark, _unmark, _late = lib.zcws_mark, lib.zcws_unmark, lib.zcws_late
 _join: Callable[[Iterable[Buffer]], bytes] = b"".join
 
 #: Bytes of a number that goes to C or comes from there.
@@ -198,6 +202,7 @@ class Engine:
         self.is_sending: bool = False
         self.has_received: bool = False
         self._is_expecting = False  # `_turn_again` comes next
+        self._looks_at_marks = False  # `_look_at_marks` comes soon
         # Of so many answers no answer is expected.
         self._resting: float = 0 if may_poll() else math.inf
         self.written: dict[Sender, None] = {}
@@ -262,6 +267,7 @@ class Engine:
         for fd in self._together:
             self._readers[fd] = ffi.NULL
         self._together.clear()
+        self._sockets.marks = 0
         self._pool = self._ring = None
 
     def _listen(self, only: int) -> None:
@@ -359,9 +365,37 @@ class Engine:
                     # Those that were ready as well, but found no room. Peers that are always ready would otherwise keep
                     # them waiting for as many turns of the loop, in each of which all that those have sent is handled.
                     self._turn()
+        if self._sockets.marks:
+            self._expect_marks()
         if self._last_word is not None:
             last_word, self._last_word = self._last_word, None
             raise last_word
+
+    # ---- what the kernel collects ----
+
+    def mark(self, fd: int, stream: Scanned, count: int, *, lands: bool = False) -> None:
+        """`count` bytes were received from a socket that is served by itself. If they are only part of a large frame,
+        the kernel collects what comes next. See csrc/mark.h."""
+        _mark(self._sockets, fd, stream.inlet.state, count, 0, lands)
+
+    def unmark(self, fd: int, stream: Scanned) -> None:
+        """What comes next is wanted at once, even if it is little."""
+        if self._sockets.marks:
+            _unmark(self._sockets, fd, stream.inlet.state, False)
+
+    def _expect_marks(self) -> None:
+        """Those that are set have to be reached soon."""
+        if self._sockets.marks and not self._looks_at_marks:
+            with contextlib.suppress(MemoryError):  # the next turn tries again
+                self.loop().call_later(_PATIENCE, self._look_at_marks)
+                self._looks_at_marks = True
+
+    def _look_at_marks(self) -> None:
+        self._looks_at_marks = False
+        if _late(self._sockets):
+            self._turn()
+        else:
+            self._expect_marks()
 
     def expect_answers(self) -> None:
         """Something was sent that may be an answer to what was received, and its own answer may come before the loop

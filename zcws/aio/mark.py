@@ -5,8 +5,8 @@ Here is the same for TLS, and for the transports of the event loop: they receive
 hands over what is a whole record, so there may be another, of which all but the last byte has been received. That much
 less is certainly still to come.
 
-What a peer says in TLS beside its bytes, a close_notify above all, may lie below the mark as well. So where nothing
-more of the frame has come for a while, the mark goes.
+A mark that is not reached soon is taken away, as the engine does it. What a peer says in TLS beside its bytes, a
+close_notify above all, may lie below it as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from zcws.aio.below import is_tls
-from zcws.kernel import lib
+from zcws.kernel import ffi, lib
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
@@ -26,8 +26,8 @@ __all__ = ["Mark", "mark_below"]
 #: RFC 8446 5.1: the most bytes that one record of TLS brings.
 _RECORD = 16 * 1024
 
-#: Seconds: there is no mark any more where nothing has come for so long, and for twice as long at most.
-_LOOK_AGAIN = 0.5
+#: Seconds: a mark goes where nothing of the frame has come for so long, and for twice as long at most.
+_PATIENCE = 0.01
 
 _mark, _unmark = lib.zcws_mark, lib.zcws_unmark
 
@@ -58,27 +58,27 @@ class Mark:
         Args:
             lands: whether the rest of a frame that is larger than a ring is wanted whole.
         """
-        # Not more than a record: TLS may have got it packet by packet.
-        came = count if count > self._ahead else 0
-        _mark(self._sock.fileno(), self._state, came, self._ahead, lands)
-        if self._timer is None and self._state.mark:
+        _mark(ffi.NULL, self._sock.fileno(), self._state, count, self._ahead, lands)
+        if self._timer is None and self._state.mark.set:
             self._look_later()
 
     def _look_later(self) -> None:
         self._lacked = self._state.remaining
-        self._timer = self._loop.call_later(_LOOK_AGAIN, self._look)
+        self._timer = self._loop.call_later(_PATIENCE, self._look)
 
     def _look(self) -> None:
         self._timer = None
+        if not self._state.mark.set:
+            return
         if self._state.remaining == self._lacked:
-            self.clear()
-        elif self._state.mark:
+            _unmark(ffi.NULL, self._sock.fileno(), self._state, True)
+        else:
             self._look_later()
 
     def clear(self) -> None:
         """What has come of a frame is wanted, even if it is little."""
-        if self._state.mark:
-            _unmark(self._sock.fileno(), self._state)
+        if self._state.mark.set:
+            _unmark(ffi.NULL, self._sock.fileno(), self._state, False)
 
     def leave(self) -> None:
         """The socket is gone."""

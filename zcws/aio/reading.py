@@ -212,7 +212,7 @@ class Reading(Stream):
         self._reader.begin_stream()
         if self._mark is not None:
             self._mark.clear()
-        elif self._reader.state.kept or self._reader.state.mark:
+        elif self._reader.state.kept or self._reader.state.mark.set:
             # Not now: we may be in the middle of being handed what came before it.
             self._loop.call_soon(self._stream_begun)
 

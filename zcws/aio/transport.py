@@ -33,7 +33,6 @@ _SMALL: int = lib.ZCWS_KEPT_MOST
 _UNKNOWN: Mapping[str, Any] = {}
 
 _receive_rest, _WHOLE = lib.zcws_receive_rest, lib.ZCWS_WHOLE
-_mark, _unmark = lib.zcws_mark, lib.zcws_unmark
 
 
 def place(
@@ -136,8 +135,8 @@ class EngineTransport(Sending):
             return
         if count:
             protocol.buffer_updated(count)
-            if (stream := self._stream) is not None:
-                _mark(self.fd, stream.inlet.state, count, 0, 0)
+            if (stream := self._stream) is not None and self._events >= 0:
+                self._engine.mark(self.fd, stream, count)
                 if count <= _SMALL:
                     self.settle()
         else:
@@ -161,6 +160,7 @@ class EngineTransport(Sending):
             return
         found = _receive_rest(self.fd, inlet.state, *slot)
         if found > 0:
+            self._engine.mark(self.fd, stream, found % _WHOLE, lands=True)
             stream.landed(found % _WHOLE, found // _WHOLE)
         elif found == 0:
             self._received_end()
@@ -187,13 +187,8 @@ class EngineTransport(Sending):
     def unsettle(self) -> None:
         """Something is kept that came another way: from now on this socket is served by itself."""
         self._engine.serve_alone(self.fd)
-        self._unmark()
-
-    def _unmark(self) -> None:
-        """What has come of a frame is wanted, even if it is little."""
-        stream = self._stream
-        if stream is not None and stream.inlet.state.mark:
-            _unmark(self.fd, stream.inlet.state)
+        if self._stream is not None:
+            self._engine.unmark(self.fd, self._stream)
 
     def _lost_interest(self) -> None:
         """The peer is gone and we neither read nor write: epoll would report it again and again, whatever its mask."""
@@ -282,6 +277,8 @@ class EngineTransport(Sending):
         self._broken = None
         self._reading = False
         self._drop_backlog()
+        if self._stream is not None:
+            self._engine.unmark(self.fd, self._stream)
         self._engine.remove(self.fd)
         self._events = -1
 
@@ -292,8 +289,7 @@ class EngineTransport(Sending):
         return counts(self._sock)
 
     def has_unread(self) -> bool:
-        """See below.py, and `counts`. If it is part of a frame, it is read now."""
-        self._unmark()
+        """See below.py, and `counts`."""
         return has_unread(self._sock)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
