@@ -10,9 +10,10 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
+import proxies
 import pytest
 import wire
-from net import Place, RawPeer, soon, until
+from net import Certificates, Place, RawPeer, soon, until
 
 import zcws
 from zcws.aio import engine, mark
@@ -249,6 +250,37 @@ def test_keepalive_in_the_middle_of_a_frame(anyplace: Place) -> None:
             assert it.ws.close_code == 1011
 
     anyplace.run(main())
+
+
+@pytest.mark.usefixtures("patient")
+def test_each_tls_may_have_received_a_record(certificates: Certificates) -> None:
+    """Through an HTTPS proxy most large messages waited for a second: the end of a record inside may lie in the middle
+    of one outside."""
+    frame = wire.frame(wire.BINARY, payload_of(45_000))
+    place = Place("asyncio", certificates)
+
+    async def handler(ws: zcws.WebSocket) -> None:
+        for part in (frame[:1000], frame[1000:]):
+            await ws.recv()
+            ws._transport.write(part)  # type: ignore[union-attr]
+        await ws.wait_closed()
+
+    async def main() -> None:
+        async with place.serve(handler) as server:
+            through = {"proxy": proxy.url("https"), "proxy_ssl": certificates.client}
+            async with place.connect(server, **through) as ws:
+                ws._reader.state.mark.most = MOST
+                reading = asyncio.ensure_future(ws.recv())
+                await ws.send("the beginning")
+                sock: Any = ws.get_extra_info("socket")
+                await until(lambda: ws.stats.bytes_received == 1000)
+                mark = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+                assert mark == len(frame) - 1000 - 2 * RECORD - LAST
+                await ws.send("the rest")
+                assert await soon(reading) == payload_of(45_000)
+
+    with proxies.running(tls=certificates.server) as proxy:
+        place.run(main())
 
 
 def test_what_has_no_socket_of_its_own() -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "end_writing",
     "has_all",
     "has_unread",
+    "held_back",
     "is_cut_off",
     "is_hung_up",
     "is_tls",
@@ -50,6 +51,14 @@ _RECORD = 16 * 1024
 def is_tls(transport: asyncio.BaseTransport) -> bool:
     """Whether it is encrypted, by the loop or by us."""
     return transport.get_extra_info("ssl_object") is not None
+
+
+def held_back(transport: asyncio.BaseTransport) -> int:
+    """The most bytes that it may have received and not handed over, because not all of their record has come."""
+    known: int | None = getattr(transport, "held_back", None)
+    if known is not None:
+        return known
+    return _RECORD if is_tls(transport) else 0
 
 
 def is_cut_off(transport: asyncio.WriteTransport) -> bool:

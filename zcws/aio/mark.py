@@ -2,8 +2,9 @@
 
 What that is, and when it is of use, stands in csrc/mark.h. On a socket of the engine the transport and C see to it.
 Here is the same for TLS, and for the transports of the event loop: they receive, and we hear of it afterwards. TLS
-hands over what is a whole record, so there may be another, of which all but the last byte has been received. That much
-less is certainly still to come.
+hands over what is a whole record, so there may be another, of which all but the last byte has been received; and where
+that TLS is inside another (wss:// through an https:// proxy), one more below. That much less is certainly still to
+come.
 
 A mark that is not reached soon is taken away, as the engine does it. What a peer says in TLS beside its bytes, a
 close_notify above all, may lie below it as well.
@@ -15,16 +16,13 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from zcws.aio.below import is_tls
+from zcws.aio.below import held_back
 from zcws.kernel import ffi, lib
 
 if TYPE_CHECKING:
     from zcws.kernel import CData
 
 __all__ = ["Mark", "mark_below"]
-
-#: RFC 8446 5.1: the most bytes that one record of TLS brings.
-_RECORD = 16 * 1024
 
 #: Seconds: a mark goes where nothing of the frame has come for so long, and for twice as long at most.
 _PATIENCE = 0.01
@@ -92,4 +90,4 @@ def mark_below(
 ) -> Mark | None:
     """The mark of the socket below `transport`. None: there is no socket, or it is not for this connection alone."""
     sock = transport.get_extra_info("socket")
-    return None if sock is None else Mark(loop, sock, state, _RECORD if is_tls(transport) else 0)
+    return None if sock is None else Mark(loop, sock, state, held_back(transport))

@@ -115,8 +115,8 @@ class PolledChannel(Channel):
                     self._set_mark(min(count, _MARK_MOST))
             if not is_ready(self, to_write=False, timeout=_NEXT_PART) and self._mark:
                 self._resting = _MARK_REST  # it was not reached soon
+            self._set_mark(0)  # where a signal handler has raised, the next `receive` does that
         finally:
-            self._set_mark(0)
             del self._inside[0]
             if self.is_over:
                 self._close()
