@@ -274,8 +274,8 @@ def test_each_tls_may_have_received_a_record(certificates: Certificates) -> None
                 await ws.send("the beginning")
                 sock: Any = ws.get_extra_info("socket")
                 await until(lambda: ws.stats.bytes_received == 1000)
-                mark = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
-                assert mark == len(frame) - 1000 - 2 * RECORD - LAST
+                collected = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+                assert collected == len(frame) - 1000 - 2 * RECORD - LAST
                 await ws.send("the rest")
                 assert await soon(reading) == payload_of(45_000)
 

@@ -216,3 +216,28 @@ def test_the_kernel_collects_packets_while_more_is_wanted(
         assert receive(channel) == b"a little"
         assert mark() == 1
         channel.abort()
+
+
+def test_a_handler_that_raises_as_the_mark_goes(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread stayed inside, and nobody closed the socket."""
+    ours, theirs = tls_pair(certificates)
+    channel = open_channel(ours)
+    set_mark = PolledChannel._set_mark
+
+    def interrupted(channel: PolledChannel, count: int) -> None:
+        if not count:
+            raise InterruptedError
+        set_mark(channel, count)
+
+    with theirs:
+        theirs.sendall(b"begun")
+        room = memoryview(bytearray(100))
+        with monkeypatch.context() as patched:
+            patched.setattr(PolledChannel, "_set_mark", interrupted)
+            with pytest.raises(InterruptedError):
+                channel.receive_more(room, raw.LONG, 50_000)
+        assert bytes(room[: channel.record.received]) == b"begun"
+        channel.abort()
+        assert channel.sock.fileno() == -1
