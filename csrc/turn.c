@@ -180,10 +180,8 @@ void zcws_mark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reader,
 }
 
 void zcws_unmark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reader, int is_late) {
-    if (is_late)
-        zcws_mark_late(fd, &reader->mark);
-    else
-        zcws_collect(fd, &reader->mark, 0);
+    if (reader != NULL && is_late) zcws_mark_late(fd, &reader->mark);
+    if (reader != NULL && !is_late) zcws_collect(fd, &reader->mark, 0);
     if (sockets != NULL) forget_mark(sockets, fd);
 }
 

@@ -228,7 +228,8 @@ const uint8_t *zcws_take_kept(struct zcws_sockets *sockets, struct zcws_reader *
 void zcws_mark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reader, size_t received, size_t ahead,
                int lands);
 
-/* The socket is ready with every byte again, or about to be closed. `is_late`: its mark was not reached. */
+/* The socket is ready with every byte again. `is_late`: its mark was not reached. Without a `reader` it is only forgotten:
+ * it is about to be closed, and that reader may go. */
 void zcws_unmark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reader, int is_late);
 
 /* Takes away the marks of sockets from which nothing has been received since the last call but one. These come first in

@@ -291,3 +291,23 @@ def test_what_has_no_socket_of_its_own() -> None:
 
     loop: Any = None  # nobody looks at it, nor at the state
     assert mark_below(loop, Without(), loop) is None
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("how", ["aborted", "lost"])
+def test_a_connection_that_is_gone_is_forgotten(how: str) -> None:
+    """C knows where its state is, and that memory may be another's next."""
+
+    async def main() -> None:
+        async with talk(Place("asyncio", None), 60_000) as it:
+            await it.begin()
+            marked = engine.engine_of(asyncio.get_running_loop())._sockets
+            assert marked.marks == 1
+            if how == "aborted":
+                it.ws.abort()
+            else:
+                it.ws._pause_reading()
+                it.peer.reset()
+            await until(lambda: marked.marks == 0)
+
+    asyncio.run(main())

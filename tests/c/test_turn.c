@@ -503,6 +503,9 @@ static void test_a_mark_that_others_receive_for(void) {
         }
         CHECK(memcmp(data, plain, LEN) == 0, "another frame");
         zcws_mark(&sockets, -1, reader, 1000, 0, 0);
+        zcws_mark(&sockets, fd, reader, 1000, 0, 0);
+        zcws_unmark(&sockets, fd, NULL, 0);
+        CHECK(sockets.marks == 0, "it is known");
         zcws_unmark(NULL, fd, reader, 1);
         CHECK(sockets.marks == 0 && reader->mark.resting == 15, "%u", reader->mark.resting);
     }

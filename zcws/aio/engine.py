@@ -247,6 +247,8 @@ class Engine:
         """Forgets a socket that is about to be closed."""
         if self._transports.pop(fd, None) is not None:
             self.serve_alone(fd)
+            if self._sockets.marks:
+                _unmark(self._sockets, fd, ffi.NULL, False)
             self._epoll.unregister(fd)
             if self._transports and self._only < 0:
                 return  # the event loop watches the epoll, and goes on

@@ -277,8 +277,6 @@ class EngineTransport(Sending):
         self._broken = None
         self._reading = False
         self._drop_backlog()
-        if self._stream is not None:
-            self._engine.unmark(self.fd, self._stream)
         self._engine.remove(self.fd)
         self._events = -1
 
