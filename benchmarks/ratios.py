@@ -57,6 +57,8 @@ LINES = (
         "echo",
         ("64x1, 256 B", "64x1, 8 KiB", "64x1, 64 KiB", "500x1, 256 B"),
     ),
+    Line("server, 64 KiB and 1 MiB in packets", "packets", ("64 KiB", "1 MiB")),
+    Line("the same over TLS", "packets", ("64 KiB, TLS", "1 MiB, TLS")),
     Line("client, one message in flight", "clients", ("1x1, 256 B", "1x1, 8 KiB", "1x1, 97 KiB")),
     Line("client, 64 messages in flight", "clients", ("1x64, 256 B",)),
     Line("text that pours in, to 256 B", "firehose", SHORT),

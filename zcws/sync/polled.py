@@ -30,8 +30,8 @@ __all__ = ["PolledChannel", "TlsChannel", "begin_tls"]
 #: Seconds for the next part of a frame that has begun, and for all of them, as in csrc/socket.c.
 _NEXT_PART, _ALL_PARTS = 0.005, 0.02
 
-#: As in csrc/mark.h. It doubles the rest each time, up to 4,095 waits; half of that costs as little.
-_MARK_LEAST, _MARK_MOST, _MARK_REST = 1500, 16 * 1024, 2047
+#: As in csrc/mark.h.
+_MARK_LEAST, _MARK_MOST, _FIRST_REST, _LONGEST_REST = 1500, 16 * 1024, 15, 4095
 _HAS_MARKS = sys.platform == "linux"
 
 #: A deadline that has passed.
@@ -70,6 +70,7 @@ class PolledChannel(Channel):
         sock.setblocking(False)
         self._mark = 0  # what the kernel collects before a wait ends; 0: every byte ends it
         self._resting = 0  # how many waits are to come without that
+        self._rest = 0  # how many they were last time
 
     def receive(self, buffer: memoryview, timeout: float | None) -> int:
         if self.record.received:
@@ -108,13 +109,14 @@ class PolledChannel(Channel):
         """Waits a little for bytes; for all of `count`, if the kernel can collect them. See csrc/mark.h."""
         try:
             self._inside.appendleft(None)
-            if count >= _MARK_LEAST:
-                if self._resting:
-                    self._resting -= 1
-                else:
-                    self._set_mark(min(count, _MARK_MOST))
-            if not is_ready(self, to_write=False, timeout=_NEXT_PART) and self._mark:
-                self._resting = _MARK_REST  # it was not reached soon
+            if count >= _MARK_LEAST and self._resting:
+                self._resting -= 1
+            elif count >= _MARK_LEAST:
+                self._set_mark(min(count, _MARK_MOST))
+            if is_ready(self, to_write=False, timeout=_NEXT_PART):
+                self._rest //= 2
+            elif self._mark:
+                self._rest = self._resting = min(2 * self._rest + _FIRST_REST, _LONGEST_REST)
             self._set_mark(0)  # where a signal handler has raised, the next `receive` does that
         finally:
             del self._inside[0]
