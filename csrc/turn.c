@@ -187,6 +187,8 @@ void zcws_unmark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reade
 
 size_t zcws_late(struct zcws_sockets *sockets) {
     size_t late = 0;
+    /* Where there is only one socket, the next turn does not look at who was left, and they would fill the room. */
+    if (sockets->only >= 0) sockets->left = 0;
     for (uint32_t i = sockets->marks; i-- > 0;) {
         const struct zcws_marked marked = sockets->marked[i];
         if (marked.age == 0 || sockets->left == ZCWS_TURN_MOST) {

@@ -479,6 +479,28 @@ static void test_more_marks_than_there_is_room_for(void) {
     close(sockets.epoll);
 }
 
+/* The only socket is served without being asked for: nobody takes it from those that were left. */
+static void test_the_marks_of_an_only_socket(void) {
+    enum { LEN = 60000 };
+    static uint8_t data[LEN], plain[LEN];
+    struct zcws_sockets sockets = start_sockets(LEAST);
+    const int fd = open_remote(sockets.epoll);
+    struct zcws_reader *reader = &states[fd];
+    make_frame(data, plain, LEN);
+    sockets.only = fd;
+    for (int i = 0; i < 2 * ZCWS_TURN_MOST; i++) {
+        reader->mark.resting = reader->mark.rest = reader->mark.most = 0;
+        bring(&sockets, fd, data + 600 * (i % 50), 600);
+        CHECK(mark_of(fd) == MARK_FIRST, "%d at %d", mark_of(fd), i);
+        zcws_late(&sockets);
+        CHECK(zcws_late(&sockets) == 1 && mark_of(fd) == 1, "mark %d at %d", mark_of(fd), i);
+        if (i % 50 < 49) continue;
+        bring(&sockets, fd, data + 600 * 50, LEN - 600 * 50);
+    }
+    close_remote(&sockets, fd);
+    close(sockets.epoll);
+}
+
 /* Whoever receives by himself says how much he may have received already, and whether it lands: so much less is sure. */
 static void test_a_mark_that_others_receive_for(void) {
     enum { LEN = 60000, HEAD = 8, AHEAD = 16 * 1024 };
@@ -797,6 +819,7 @@ int main(int argc, char **argv) {
     test_no_mark();
     test_what_is_learnt_of_marks();
     test_more_marks_than_there_is_room_for();
+    test_the_marks_of_an_only_socket();
     test_a_mark_that_others_receive_for();
     test_a_ring_that_is_full();
     test_one_that_is_tried();
