@@ -7,6 +7,7 @@ Each is a program of its own, for what it does on its way out. The server that t
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -152,13 +153,14 @@ assert len(os.listdir("/proc/self/fd")) < before
 def test_a_forgotten_connection_is_closed_and_named(uri: str, driver: str) -> None:
     code, said, complaint = run(driver, FORGOTTEN, uri)
     assert (code, complaint) == (0, "")
-    # On a transport of asyncio's own it is asyncio that warns.
+    # On a transport of asyncio's own it is asyncio that warns. The collector calls finalizers in any order: that of the
+    # socket may come first, and then nobody knows the peer's address.
     name = {
-        "engine": "unclosed <WebSocket client, open> on <EngineTransport fd=",
+        "engine": r"unclosed <WebSocket client( with \S+ \S+)?, open> on <EngineTransport fd=",
         "transport": "unclosed transport <_SelectorSocketTransport",
         "sync": "unclosed WebSocket connection, fd=",
     }[driver]
-    assert name in said
+    assert re.search(name, said)
 
 
 FORKED = """

@@ -91,6 +91,7 @@ class Lib:
     ZCWS_TABLE_ROWS: Final[int]
 
     ZCWS_TURN_MOST: Final[int]
+    ZCWS_MARKED_MOST: Final[int]
     ZCWS_SLOTS: Final[int]
     ZCWS_KEPT_MOST: Final[int]
     ZCWS_TURN_ONE: Final[int]
