@@ -101,10 +101,8 @@ static int receive_soon(struct zcws_socket *socket, uint8_t *data, size_t size, 
 
 int64_t zcws_receive_more(struct zcws_socket *socket, uint8_t *data, size_t size, uint64_t wanted) {
     const int64_t received = zcws_receive_into(socket, data, size);
-    struct parts parts = {0};
     if (received < 0 || socket->flags != 0) return received;
-    parts.begin = zcws_clock();
-    parts.received = (size_t)received;
+    struct parts parts = {zcws_clock(), (size_t)received};
     while (socket->received < wanted && socket->received < size && socket->received < MUCH &&
            receive_soon(socket, data, size, wanted - socket->received, &parts))
         continue;
@@ -124,12 +122,10 @@ static int has_only_begun(const struct zcws_socket *socket) {
 
 int64_t zcws_receive(struct zcws_socket *socket) {
     const int64_t received = zcws_receive_into(socket, socket->base, socket->capacity);
-    struct parts parts = {0};
     if (received < 0) return received;
     scan_received(socket);
     if (!has_only_begun(socket) || socket->flags != 0) return socket->found;
-    parts.begin = zcws_clock();
-    parts.received = (size_t)received;
+    struct parts parts = {zcws_clock(), (size_t)received};
     while (receive_soon(socket, socket->base, socket->capacity, zcws_lacking(socket->reader, 0), &parts)) {
         scan_received(socket);
         if (!has_only_begun(socket)) break;

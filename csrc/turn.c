@@ -151,11 +151,17 @@ static size_t join(const struct turn *turn, struct zcws_reader *reader, size_t r
 
 /* ---- what the kernel collects ------------------------------------------------------------------------------------ */
 
+/* Where a socket is noted; behind all others if it is not. */
+static uint32_t find_mark(const struct zcws_sockets *sockets, int fd) {
+    uint32_t i = 0;
+    while (i < sockets->marks && sockets->marked[i].fd != fd) i++;
+    return i;
+}
+
 /* Notes that a socket is marked, and has brought something. Returns whether there was room for that. */
 static int note_mark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reader) {
     const struct zcws_marked marked = {fd, 0, reader};
-    uint32_t i = 0;
-    while (i < sockets->marks && sockets->marked[i].fd != fd) i++;
+    const uint32_t i = find_mark(sockets, fd);
     if (i == ZCWS_MARKED_MOST) return 0;
     sockets->marked[i] = marked;
     if (i == sockets->marks) sockets->marks++;
@@ -163,8 +169,8 @@ static int note_mark(struct zcws_sockets *sockets, int fd, struct zcws_reader *r
 }
 
 static void forget_mark(struct zcws_sockets *sockets, int fd) {
-    for (uint32_t i = 0; i < sockets->marks; i++)
-        if (sockets->marked[i].fd == fd) sockets->marked[i--] = sockets->marked[--sockets->marks];
+    const uint32_t i = find_mark(sockets, fd);
+    if (i < sockets->marks) sockets->marked[i] = sockets->marked[--sockets->marks];
 }
 
 void zcws_mark(struct zcws_sockets *sockets, int fd, struct zcws_reader *reader, size_t received, size_t ahead,
@@ -220,11 +226,7 @@ static void receive(struct turn *turn, int fd, struct zcws_reader *reader, size_
         return;
     }
     stop = begin + (reader->kept == 0 ? (size_t)received : join(turn, reader, (size_t)received, table));
-    if (stop == begin) {
-        zcws_mark(turn->sockets, fd, reader, (size_t)received, 0, 0);
-        return;
-    }
-    count = zcws_scan(reader, turn->base, begin, stop, table, rows < most ? rows : most);
+    count = stop == begin ? 0 : zcws_scan(reader, turn->base, begin, stop, table, rows < most ? rows : most);
     used = stop;
     if (count >= ZCWS_NEWS && zcws_has_begun(reader, table, stop)) {
         size_t next = (size_t)table[ZCWS_TABLE_NEXT];

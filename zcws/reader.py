@@ -350,11 +350,9 @@ class Reader(AloneReader):
         frame = self._read_piece(what, start, stop, None, for_message=True)
         if frame is None:
             return None
-        made = None if assembly is None else assembly.target.take_bytes()
-        if made is None:
+        message: str | bytes | None = None if assembly is None else assembly.target.take_bytes()
+        if message is None:
             message = frame.text if frame.opcode is OpCode.TEXT else frame.to_bytes()
-        else:
-            message = made
         self._forget_frame()
         return message
 

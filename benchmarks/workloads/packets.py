@@ -15,7 +15,7 @@ from benchmarks.measure import Pace, Plan
 from benchmarks.peers import Row, native, rows_of
 from benchmarks.process import Server
 from benchmarks.pyload import generate, make_certificate
-from benchmarks.workloads import human
+from benchmarks.workloads import human, tls
 from benchmarks.workloads.echo import check_echo, serve
 
 __all__ = ["run"]
@@ -48,7 +48,9 @@ def measure(plan: Plan, rows: list[Row], how: str, settings: dict[str, Any]) -> 
 
 def echo(pace: Pace, row: Row, server: Server, size: int, settings: dict[str, Any]) -> dict[str, float]:
     """One measurement."""
+    case = (1, 1, size)
+    if "certificate" in settings:
+        return tls.echo(pace, row, server, settings["certificate"], case, PACKETS)
     if not row.is_limit:
         check_echo(row, server, settings)
-    certificate = settings.get("certificate")
-    return generate(pace, server, (1, 1, size), certificate=certificate, raw=row.is_limit, packets=PACKETS)
+    return generate(pace, server, case, raw=row.is_limit, packets=PACKETS)

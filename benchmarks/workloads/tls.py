@@ -17,7 +17,7 @@ from benchmarks.pyload import generate, make_certificate
 from benchmarks.workloads import human
 from benchmarks.workloads.echo import check_echo
 
-__all__ = ["run"]
+__all__ = ["echo", "run"]
 
 CASES = [(1, 1, 256), (16, 1, 256), (1, 1, 65536)]
 #: Who takes aiofastnet without being told.
@@ -52,12 +52,17 @@ def rows(plan: Plan) -> list[Row]:
 
 
 def echo(
-    pace: Pace, row: Row, server: Server, certificate: str, numbers: tuple[int, int, int]
+    pace: Pace,
+    row: Row,
+    server: Server,
+    certificate: str,
+    numbers: tuple[int, int, int],
+    packets: tuple[int, float] = (0, 0),
 ) -> dict[str, float]:
-    """One measurement."""
+    """One measurement. `packets`: see `generate`."""
     if not row.is_limit:
         try:
             check_echo(row, server, {"certificate": certificate})
         except (ssl.SSLError, OSError) as error:
             raise Failed(f"no TLS: {error}") from None
-    return generate(pace, server, numbers, certificate=certificate, raw=row.is_limit)
+    return generate(pace, server, numbers, certificate=certificate, raw=row.is_limit, packets=packets)

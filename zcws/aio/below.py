@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 __all__ = [
+    "RECORD",
     "break_off",
     "end_writing",
     "has_all",
@@ -45,7 +46,7 @@ _FORMS: dict[int, struct.Struct] = {
 _AT_ONCE = 64 * 1024
 
 #: The most bytes that one record of TLS brings: RFC 8446 5.1.
-_RECORD = 16 * 1024
+RECORD = 16 * 1024
 
 
 def is_tls(transport: asyncio.BaseTransport) -> bool:
@@ -58,7 +59,7 @@ def held_back(transport: asyncio.BaseTransport) -> int:
     known: int | None = getattr(transport, "held_back", None)
     if known is not None:
         return known
-    return _RECORD if is_tls(transport) else 0
+    return RECORD if is_tls(transport) else 0
 
 
 def is_cut_off(transport: asyncio.WriteTransport) -> bool:
@@ -114,7 +115,7 @@ def _left_in(tls: ssl.SSLObject) -> bytearray:
     """What TLS has received and nobody has read."""
     left = bytearray()
     with contextlib.suppress(ssl.SSLError):  # there is no more, or not a whole record
-        while data := tls.read(_RECORD):
+        while data := tls.read(RECORD):
             left += data
     return left
 

@@ -387,7 +387,7 @@ class Engine:
 
     def _expect_marks(self) -> None:
         """Those that are set have to be reached soon."""
-        if self._sockets.marks and not self._looks_at_marks:
+        if not self._looks_at_marks:
             with contextlib.suppress(MemoryError):  # the next turn tries again
                 self.loop().call_later(_PATIENCE, self._look_at_marks)
                 self._looks_at_marks = True
@@ -396,7 +396,7 @@ class Engine:
         self._looks_at_marks = False
         if _late(self._sockets):
             self._turn()
-        else:
+        elif self._sockets.marks:
             self._expect_marks()
 
     def expect_answers(self) -> None:

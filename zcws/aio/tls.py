@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zcws.acceptor import IN_THE_CLEAR
-from zcws.aio.below import held_back, left_behind
+from zcws.aio.below import RECORD, held_back, left_behind
 from zcws.aio.deadlines import Deadline
 from zcws.aio.pacing import pace
 from zcws.aio.tasks import fail
@@ -45,9 +45,6 @@ logger: logging.Logger = logging.getLogger("zcws.server")
 #: have had, and a third more: after messages of 1 MB a connection kept 730 KiB with asyncio's 256 KiB here, and 240 KiB
 #: with this, for the same CPU. A message of 64 KiB still goes, and comes, in one.
 _PART = 80 * 1024
-
-#: RFC 8446 5.1: the most bytes that one record brings.
-_RECORD = 16 * 1024
 
 #: Bytes of OpenSSL's answers that may wait behind others: those to 2,400 new keys; a connection needs one in some GiB.
 _MOST_OWED = 64 * 1024
@@ -272,7 +269,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
     @property
     def held_back(self) -> int:
         """See below.py. The end of our record may lie in one that has not come whole to the TLS below."""
-        return _RECORD + (0 if self._below is None else held_back(self._below))
+        return RECORD + (0 if self._below is None else held_back(self._below))
 
     def eof_received(self) -> bool:
         """The peer has ended the TCP stream."""
