@@ -37,6 +37,7 @@ from zcws.deflate import DeflateParameters
 from zcws.extensions import Agreement
 from zcws.kernel import lib
 from zcws.pool import Pool
+from zcws.ring import RING_CAPACITY
 from zcws.scratch import Scratch
 from zcws.writer import Writer
 
@@ -528,6 +529,37 @@ def test_half_a_frame_behind_fragments_that_wait(cut: int, many: int) -> None:
             peer.send(FRAME[cut:] + FRAME)
         for ws in ours:
             assert [await ws.recv() for _ in range(3)] == [b"two fragments", b"frame", b"frame"]
+        await end_all(ours, [peer for _, peer in pairs])
+
+    run(main)
+
+
+@pytest.mark.parametrize("many", [1, 2])
+@pytest.mark.parametrize("size", [100, 3000, 60_000])
+def test_half_a_frame_that_fills_the_ring(size: int, many: int) -> None:
+    """It stands behind messages that nobody has read yet. There is no room for more: that is not the peer's end."""
+    frame = wire.frame(wire.BINARY, bytes(size), key=KEY)
+    total = 2 * RING_CAPACITY // len(frame)
+
+    async def main() -> None:
+        pairs = [socket.socketpair() for _ in range(many)]
+        ours = [placed(end) for end, _ in pairs]
+        await asyncio.sleep(0)
+        unsent = []
+        for _, peer in pairs:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * RING_CAPACITY)
+            peer.setblocking(False)
+            sent = peer.send(frame * total)
+            assert sent > RING_CAPACITY, "one read fills the ring"
+            unsent.append((frame * total)[sent:])
+            peer.setblocking(True)
+        await until(lambda: all(ws.stats.bytes_received == RING_CAPACITY for ws in ours))
+        await asyncio.sleep(0.01)
+        assert [ws.stats.bytes_received for ws in ours] == [RING_CAPACITY] * many
+        for ws, (_, peer), rest in zip(ours, pairs, unsent, strict=True):
+            sending = asyncio.get_running_loop().run_in_executor(None, peer.sendall, rest)
+            assert [len(await soon(ws.recv())) for _ in range(total)] == [size] * total
+            await sending
         await end_all(ours, [peer for _, peer in pairs])
 
     run(main)

@@ -126,8 +126,14 @@ class EngineTransport(Sending):
         if stream is not None and stream.inlet.landing_in is not None:
             self._land(stream)
             return
+        room = protocol.get_buffer(-1)
+        if not room:
+            # To receive into nothing would look like the end. Half a frame that C has kept fills the ring, behind
+            # messages that nobody has read: the protocol stops reading.
+            protocol.buffer_updated(0)
+            return
         try:
-            count = self._sock.recv_into(protocol.get_buffer(-1))
+            count = self._sock.recv_into(room)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as exc:
