@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import zcws
+from zcws.ring import RING_CAPACITY
 
 from .plan import Messages, Plan
 from .tally import Tally
@@ -50,11 +51,20 @@ def reset(ws: zcws.WebSocket) -> None:
     ws.abort()
 
 
+def enlarge(ws: zcws.WebSocket) -> None:
+    """The kernel keeps more for us than a ring holds, so that one read fills it. By itself it rarely does."""
+    sock = ws.get_extra_info("socket")
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * RING_CAPACITY)
+
+
 class End:
     """A connection of which everything is used by the plan's style."""
 
     def __init__(self, ws: zcws.WebSocket, style: str, form: str) -> None:
         self.ws = ws
+        enlarge(ws)
         self._form = form
         self._writer: Any = ws
         self._task: asyncio.Task[None] | None = None
