@@ -23,6 +23,10 @@ enum {
     ZCWS_MARK_FIRST = 2 * 1460, /* two full packets of Ethernet */
     /* Less than this comes in one packet, mostly: nothing is gained for the two system calls. */
     ZCWS_MARK_LEAST = 1500,
+    /* Parts of large frames before a connection's first mark. The kernel widens the window of a new connection by what
+     * has been received in a round trip. Whoever receives later has it widened later, and the peer, who has filled it,
+     * waits meanwhile. */
+    ZCWS_MARK_EARLY = 128,
     /* A part of fewer bytes is no packet of a network's: whoever sends so little at a time may wait after each. */
     ZCWS_MARK_PART = 500,
     ZCWS_MARK_FIRST_REST = 15, /* parts of large frames */
@@ -57,6 +61,7 @@ static inline void zcws_mark_next(int fd, struct zcws_mark *mark, size_t receive
         lacking > ZCWS_MARK_FIRST ? lacking - ZCWS_MARK_FIRST : 0; /* without the last two packets */
     const int is_packet = received >= ZCWS_MARK_PART && received <= ZCWS_MARK_MOST;
     uint32_t bytes = 0;
+    if (mark->most == 0 && mark->rest == 0) mark->resting = ZCWS_MARK_EARLY; /* it has never been looked at */
     if (mark->most == 0) mark->most = ZCWS_MARK_FIRST;
     if (mark->set != 0 && received >= mark->set) zcws_mark_reached(mark);
     if (sure >= ZCWS_MARK_LEAST && mark->resting != 0)

@@ -283,6 +283,7 @@ static void test_a_mark(void) {
             close_pair(pair);
             open_tcp(ends);
             socket.fd = ends[0];
+            socket.mark.most = LARGE; /* as if large frames had come before */
             struct late late = {.ours = ends[0], .peer = ends[1], .data = data + PART, .len = LARGE - PART};
             CHECK(pthread_create(&thread, NULL, send_late, &late) == 0, "no thread");
             send_all(ends[1], data, PART);

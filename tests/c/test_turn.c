@@ -421,7 +421,7 @@ static void test_what_is_learnt_of_marks(void) {
     struct zcws_reader *reader = &states[fd];
     size_t at = PART, rest = 15;
     make_frame(data, plain, LEN);
-    reader->mark.most = 0;
+    reader->mark.most = MARK_FIRST;
     bring(&sockets, fd, data, PART);
     for (size_t i = 0; i < 4; i++) {
         CHECK(mark_of(fd) == doubled[i], "%d and not %d", mark_of(fd), doubled[i]);
@@ -448,6 +448,27 @@ static void test_what_is_learnt_of_marks(void) {
         bring(&sockets, fd, data + at, 600);
         at += 600;
         CHECK(mark_of(fd) == MARK_FIRST, "%d behind %zu", mark_of(fd), rest);
+    }
+    close_remote(&sockets, fd);
+    close(sockets.epoll);
+}
+
+/* A new connection has none before it has brought some parts. */
+static void test_the_first_mark(void) {
+    enum { LEN = 60000, PART = 600, EARLY = 128 };
+    static uint8_t data[LEN], plain[LEN];
+    struct zcws_sockets sockets = start_sockets(LEAST);
+    const int fd = open_remote(sockets.epoll);
+    size_t at = 0;
+    make_frame(data, plain, LEN);
+    states[fd].mark.most = 0;
+    for (int i = 0; i <= EARLY; i++, at += PART) {
+        if (at > LEN - 10000) {
+            bring(&sockets, fd, data + at, LEN - at); /* the next frame */
+            at = 0;
+        }
+        bring(&sockets, fd, data + at, PART);
+        CHECK(mark_of(fd) == (i < EARLY ? 1 : MARK_FIRST), "%d at %d", mark_of(fd), i);
     }
     close_remote(&sockets, fd);
     close(sockets.epoll);
@@ -489,7 +510,8 @@ static void test_the_marks_of_an_only_socket(void) {
     make_frame(data, plain, LEN);
     sockets.only = fd;
     for (int i = 0; i < 2 * ZCWS_TURN_MOST; i++) {
-        reader->mark.resting = reader->mark.rest = reader->mark.most = 0;
+        reader->mark.resting = reader->mark.rest = 0;
+        reader->mark.most = MARK_FIRST;
         bring(&sockets, fd, data + 600 * (i % 50), 600);
         CHECK(mark_of(fd) == MARK_FIRST, "%d at %d", mark_of(fd), i);
         zcws_late(&sockets);
@@ -818,6 +840,7 @@ int main(int argc, char **argv) {
     test_a_mark();
     test_no_mark();
     test_what_is_learnt_of_marks();
+    test_the_first_mark();
     test_more_marks_than_there_is_room_for();
     test_the_marks_of_an_only_socket();
     test_a_mark_that_others_receive_for();
