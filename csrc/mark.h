@@ -44,7 +44,7 @@ static inline void zcws_collect(int fd, struct zcws_mark *mark, uint32_t bytes) 
 static inline void zcws_mark_late(int fd, struct zcws_mark *mark) {
     const uint32_t rest = 2 * mark->rest + ZCWS_MARK_FIRST_REST;
     mark->rest = mark->resting = rest < ZCWS_MARK_LONGEST_REST ? rest : ZCWS_MARK_LONGEST_REST;
-    mark->most = 0;
+    mark->most = ZCWS_MARK_FIRST;
     zcws_collect(fd, mark, 0);
 }
 
@@ -61,8 +61,10 @@ static inline void zcws_mark_next(int fd, struct zcws_mark *mark, size_t receive
         lacking > ZCWS_MARK_FIRST ? lacking - ZCWS_MARK_FIRST : 0; /* without the last two packets */
     const int is_packet = received >= ZCWS_MARK_PART && received <= ZCWS_MARK_MOST;
     uint32_t bytes = 0;
-    if (mark->most == 0 && mark->rest == 0) mark->resting = ZCWS_MARK_EARLY; /* it has never been looked at */
-    if (mark->most == 0) mark->most = ZCWS_MARK_FIRST;
+    if (mark->most == 0) { /* the connection is new */
+        mark->most = ZCWS_MARK_FIRST;
+        mark->resting = ZCWS_MARK_EARLY;
+    }
     if (mark->set != 0 && received >= mark->set) zcws_mark_reached(mark);
     if (sure >= ZCWS_MARK_LEAST && mark->resting != 0)
         mark->resting--;

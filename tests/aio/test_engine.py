@@ -540,6 +540,7 @@ def test_half_a_frame_that_fills_the_ring(size: int, many: int) -> None:
     """It stands behind messages that nobody has read yet. There is no room for more: that is not the peer's end."""
     frame = wire.frame(wire.BINARY, bytes(size), key=KEY)
     total = 2 * RING_CAPACITY // len(frame)
+    data = frame * total
 
     async def main() -> None:
         pairs = [socket.socketpair() for _ in range(many)]
@@ -549,9 +550,9 @@ def test_half_a_frame_that_fills_the_ring(size: int, many: int) -> None:
         for _, peer in pairs:
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * RING_CAPACITY)
             peer.setblocking(False)
-            sent = peer.send(frame * total)
+            sent = peer.send(data)
             assert sent > RING_CAPACITY, "one read fills the ring"
-            unsent.append((frame * total)[sent:])
+            unsent.append(data[sent:])
             peer.setblocking(True)
         await until(lambda: all(ws.stats.bytes_received == RING_CAPACITY for ws in ours))
         await asyncio.sleep(0.01)

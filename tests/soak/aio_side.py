@@ -42,21 +42,18 @@ def content(frame: zcws.Frame) -> str | bytes | None:
     return frame.to_bytes() if frame.opcode is _BINARY else None
 
 
+def set_option(ws: zcws.WebSocket, option: int, value: int | bytes) -> None:
+    """An option of its socket, if that is still there."""
+    sock = ws.get_extra_info("socket")
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, option, value)
+
+
 def reset(ws: zcws.WebSocket) -> None:
     """The connection ends with a RST."""
-    sock = ws.get_extra_info("socket")
-    if sock is not None:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    set_option(ws, socket.SO_LINGER, struct.pack("ii", 1, 0))
     ws.abort()
-
-
-def enlarge(ws: zcws.WebSocket) -> None:
-    """The kernel keeps more for us than a ring holds, so that one read fills it. By itself it rarely does."""
-    sock = ws.get_extra_info("socket")
-    if sock is not None:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * RING_CAPACITY)
 
 
 class End:
@@ -64,7 +61,8 @@ class End:
 
     def __init__(self, ws: zcws.WebSocket, style: str, form: str) -> None:
         self.ws = ws
-        enlarge(ws)
+        # The kernel keeps more for us than a ring holds, so that one read fills it. By itself it rarely does.
+        set_option(ws, socket.SO_RCVBUF, 4 * RING_CAPACITY)
         self._form = form
         self._writer: Any = ws
         self._task: asyncio.Task[None] | None = None
