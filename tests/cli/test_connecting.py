@@ -31,6 +31,8 @@ except ImportError:  # Windows: then there are pipes only
 
 people = pytest.mark.skipif(pty is None, reason="no pseudo-terminals here")
 
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
@@ -251,14 +253,14 @@ class Person:
         os.write(self.master, (line + end).encode())
 
     def sees(self, pattern: str) -> None:
-        """Waits until it is there; pytest's own timeout is the end of it."""
+        """Waits until it is there, in whatever colour; pytest's own timeout is the end of it."""
         while not (found := re.search(pattern, self.screen)):
             try:
                 data = os.read(self.master, 4096)
             except OSError:
                 data = b""
             assert data, f"no {pattern!r} in {self.screen!r}"
-            self.screen += data.decode("utf-8", "replace")
+            self.screen = COLOUR.sub("", self.screen + data.decode("utf-8", "replace"))
         self.screen = self.screen[found.end() :]
 
     def leaves(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import pytest
@@ -63,9 +64,10 @@ def test_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     for style in ("", "red"):
         terminal.message(b"x" * 65, style)
     shown = f"{as_hex(b'x' * 64)} ... 65 bytes"
-    assert person.getvalue() == (
-        f"plain\n\x1b[31mtext\x1b[0m\n\x1b[35m{shown}\x1b[0m\n\x1b[31m{shown}\x1b[0m\n"
-    )
+    # Not where a colour ends, before the line's end or behind it: that depends on rich's version.
+    coloured = re.findall(r"\x1b\[(3\d)m([^\x1b\n]+)", person.getvalue())
+    assert coloured == [("31", "text"), ("35", shown), ("31", shown)]
+    assert re.sub(r"\x1b\[\d+m", "", person.getvalue()) == f"plain\ntext\n{shown}\n{shown}\n"
 
 
 @pytest.mark.parametrize("why", ["nobody wants them", "no rich"])
