@@ -172,6 +172,32 @@ class TestRings:
 
         anyplace.run(main())
 
+    @pytest.mark.parametrize("unread", [0, 1])
+    def test_pings_that_filled_the_ring_of_a_program_that_only_sends(
+        self, anyplace: Place, unread: int
+    ) -> None:
+        """Reading stopped for want of room, and nobody began again when they had been forgotten."""
+
+        async def main() -> None:
+            async def handler(ws: zcws.WebSocket) -> None:
+                await ws.wait_closed()
+
+            async with anyplace.serve(handler) as server, anyplace.raw_client(server) as peer:
+                for _ in range(unread):
+                    peer.writer.write(peer.frame(wire.TEXT, b"unread"))
+                for _ in range(3):
+                    # Many times the rows of a table, and more than a ring holds.
+                    for size in (0, 120):
+                        peer.writer.write(peer.frame(wire.PONG, bytes(size)) * 6000)
+                    await peer.send(wire.PING, b"there?")
+                    assert await peer.read() == wire.Seen(wire.PONG, b"there?")
+                (ws,) = server.connections
+                assert ws._reader.rows_waiting == unread
+                await peer.send(wire.CLOSE, wire.close_payload(1000))
+                assert await peer.rest() == [wire.Seen(wire.CLOSE, wire.close_payload(1000))]
+
+        anyplace.run(main())
+
     @pytest.mark.parametrize(
         "way", ["recv", "frames", "batches", "stream", "on_message", "on_frame", "nobody"]
     )

@@ -372,6 +372,7 @@ class Stream(Callbacks):
             self._reader.look_on()
         finally:
             self._after_bytes()
+            self._resume_reading()  # those that have been forgotten had filled the ring, and no read will do it
 
     def _look_to_end(self) -> None:
         """Nothing more comes: the peer's Close may stand behind Pings that nobody has looked at."""
