@@ -92,6 +92,7 @@ def test_a_row_as_a_frame_that_is_shown(fails: bool) -> None:
 
     def look(who: object, frame: Frame) -> None:
         # A view would hold the ring from the beginning of the frame on.
+        assert frame.opcode is OpCode.TEXT
         shown.append((who, frame, frame.text, frame.payload if fails else None, ring.tail))
         if fails:
             raise LookupError
@@ -149,6 +150,22 @@ def test_a_frame_that_was_shown_leaves_its_ring_to_those_behind_it() -> None:
     assert (pool.landing, pool._spare) == (None, [])
 
 
+def test_a_frame_that_landed_alone_and_was_handed_on_keeps_its_ring() -> None:
+    """Until the next read: what others receive meanwhile lands elsewhere."""
+    pool = Pool(4096)
+    connection, other = connect(pool), connect(pool)
+    data = wire.frame(BINARY, b"alone" * 10)
+    connection.get_buffer()[: len(data)] = data
+    frame = connection.reader.frame_found(connection.reader.scan_landing(len(data)))
+    assert frame is not None
+    assert (pool.landing, connection.reader.is_idle) == (None, False)
+    send(other, wire.frame(BINARY, b"other" * 10))
+    assert other.read_message() == b"other" * 10
+    assert frame.to_bytes() == b"alone" * 10
+    assert connection.read_frame() is NEED_MORE
+    assert (frame.is_stale, connection.reader.is_idle) == (True, True)
+
+
 # ---- a few that came together ----
 
 
@@ -192,9 +209,10 @@ def test_a_few_rows_as_frames_that_are_shown(most: int, monkeypatch: pytest.Monk
     "other",
     [
         wire.frame(BINARY, wire.deflate(b"small"), rsv=4),
+        wire.frame(BINARY, wire.deflate(b"small"), rsv=4) + wire.frame(TEXT, b"two"),
         wire.frame(TEXT, b"half", fin=False),
     ],
-    ids=["compressed", "fragment"],
+    ids=["compressed", "compressed before another", "fragment"],
 )
 def test_a_few_rows_are_shown_up_to_one_that_is_less_simple(other: bytes) -> None:
     pool = Pool(4096)

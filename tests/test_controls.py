@@ -15,6 +15,7 @@ from zcws.connection import Connection
 from zcws.errors import ConnectionClosed
 from zcws.frame import NEED_MORE, PayloadOrigin
 from zcws.pool import TABLE_ROWS, Pool
+from zcws.reader import Reader
 
 pytestmark = pytest.mark.usefixtures("every_view")
 
@@ -31,6 +32,11 @@ def seen(connection: Connection) -> list[bytes]:
     return payloads
 
 
+def forget(reader: Reader) -> None:
+    """Everybody who waits has had what arrived, and nothing of it is left for later."""
+    assert reader.forget_controls() is False
+
+
 @either
 def test_few_controls_wait_for_whoever_reads_frames(mirrored: bool) -> None:
     connection = connect(Pool(4096, mirrored=mirrored))
@@ -38,7 +44,7 @@ def test_few_controls_wait_for_whoever_reads_frames(mirrored: bool) -> None:
     for _ in range(3):
         for i in range(64):
             send(connection, pings(i, i + 1))
-            connection.reader.forget_controls()
+            forget(connection.reader)
         assert connection.reader.rows_waiting == 64
         assert seen(connection) == expected
 
@@ -50,12 +56,12 @@ def test_many_controls_are_forgotten_and_so_are_all_that_follow(mirrored: bool) 
     reader = connection.reader
     send(connection, pings(0, 65))
     assert (reader.rows_waiting, reader.is_idle) == (65, False)
-    reader.forget_controls()
+    forget(reader)
     assert (reader.rows_waiting, reader.rows_read, reader.is_idle, rings(pool)) == (0, 0, True, 1)
     send(connection, pings(65, 66))
-    reader.forget_controls()
+    forget(reader)
     assert (reader.rows_waiting, reader.rows_read, reader.is_idle, rings(pool)) == (0, 0, True, 1)
-    reader.forget_controls()  # there are none
+    forget(reader)  # there are none
 
     # Whoever asks for frames has them again.
     def show() -> bool:
@@ -64,16 +70,16 @@ def test_many_controls_are_forgotten_and_so_are_all_that_follow(mirrored: bool) 
     for ask, nothing in ((connection.read_frame, NEED_MORE), (reader.read_batch, NEED_MORE), (show, False)):
         assert ask() is nothing
         send(connection, pings(66, 68))
-        reader.forget_controls()
+        forget(reader)
         assert seen(connection) == [b"66", b"67"]
         send(connection, pings(0, 65))
-        reader.forget_controls()
+        forget(reader)
         assert reader.rows_waiting == 65  # two were read just now
         send(connection, pings(65, 129))
-        reader.forget_controls()
+        forget(reader)
         assert reader.rows_waiting == 129
         send(connection, pings(129, 130))
-        reader.forget_controls()
+        forget(reader)
         assert reader.rows_waiting == 0
 
 
@@ -86,9 +92,9 @@ def test_whoever_reads_frame_by_frame_is_given_all_of_them(mirrored: bool, count
     for i in range(-1, count):
         frame = connection.read_frame()
         assert frame is not NEED_MORE and frame.to_bytes() == (b"first" if i < 0 else b"%d" % i)
-        connection.reader.forget_controls()
+        forget(connection.reader)
         send(connection, wire.frame(PING, b"late"))
-        connection.reader.forget_controls()
+        forget(connection.reader)
 
 
 @pytest.mark.parametrize("read", [True, False], ids=["read", "wait"])
@@ -99,7 +105,7 @@ def test_only_those_that_wait_are_counted(read: bool) -> None:
     for _ in range(60 if read else 0):
         connection.read_frame()
     send(connection, pings(40, 64 if not read else 80))
-    connection.reader.forget_controls()
+    forget(connection.reader)
     assert seen(connection)[-24:] == [
         b"%d" % i for i in range(40 if not read else 56, 64 if not read else 80)
     ]
@@ -111,7 +117,7 @@ def test_those_that_were_read_before_are_not_counted_with_those_that_wait() -> N
     assert len(seen(connection)) == 60
     for first, last in ((0, 10), (10, 75)):
         send(connection, pings(first, last))
-        connection.reader.forget_controls()
+        forget(connection.reader)
     assert connection.reader.rows_waiting == 75
 
 
@@ -119,14 +125,14 @@ def test_the_end_of_the_stream_is_not_slept_through() -> None:
     """Bytes behind a table's last row are scanned by whoever reads; then the peer ends the stream."""
     connection = connect(Pool())
     send(connection, pings(0, 65))
-    connection.reader.forget_controls()
+    forget(connection.reader)
     assert not connection.reader.keeps_controls
     send(connection, wire.frame(TEXT, b"x") * TABLE_ROWS + wire.frame(TEXT, b"y") + pings(0, 65))
-    connection.reader.forget_controls()
+    forget(connection.reader)
     while connection.read_message() != "y":
         pass
     connection.reader.receive_eof(later=True)
-    connection.reader.forget_controls()
+    forget(connection.reader)
     assert not connection.reader.is_idle
     with pytest.raises(ConnectionClosed):
         connection.read_message()
@@ -147,7 +153,7 @@ def test_those_that_a_reader_has_to_answer_are_kept() -> None:
     connection = connect(Pool())
     connection.reader.defer_replies()
     send(connection, pings(0, 70))
-    connection.reader.forget_controls()
+    forget(connection.reader)
     assert connection.reader.rows_waiting == 70
     assert len(seen(connection)) == 70
 
@@ -165,11 +171,11 @@ def test_data_among_them_stays(mirrored: bool, rest: bytes) -> None:
     for number in range(50):
         text = wire.frame(TEXT, b"%d" % number)
         send(connection, text + pings(0, 70) + rest)
-        reader.forget_controls()
+        forget(reader)
         assert reader.rows_waiting == number + 2 + (number if b"half" in whole else 0)
         assert reader.rows_read == 0
         send(connection, whole[len(rest) :])
-    reader.forget_controls()
+    forget(reader)
     got = []
     while (message := connection.read_message()) is not NEED_MORE:
         got.append(message)
@@ -212,10 +218,10 @@ def test_whoever_has_read_once_is_heard_for_ever(
     send(connection, *(wire.frame(BINARY, payload) for payload in waiting))
     is_bounded = not (hold and kept == "a frame in pieces" and not waiting)
     send(connection, pings(0, 70))
-    connection.reader.forget_controls()  # it may come back at once
+    forget(connection.reader)  # it may come back at once
     for i in range(200 if is_bounded else 5):
         send(connection, pings(i, i + 70))
-        connection.reader.forget_controls()
+        forget(connection.reader)
         assert connection.reader.rows_waiting == len(waiting)
         assert frame.to_bytes() == b"first"
         assert all(view == payload for view, payload in views)
@@ -230,7 +236,7 @@ def test_more_of_them_than_a_table_holds(between: bytes) -> None:
     connection = connect(Pool())
     send(connection, (pings(0, 700) + between) * 5 + wire.frame(CLOSE))
     assert connection.state is State.OPEN
-    connection.reader.forget_controls()
+    forget(connection.reader)
     assert connection.reader.rows_waiting == 1 + 5 * bool(between)
     assert connection.reader.is_ending
     assert [connection.read_message() for _ in range(5 * bool(between))] == ["data"] * 5 * bool(between)
@@ -241,7 +247,7 @@ def test_more_of_them_than_a_table_holds(between: bytes) -> None:
 def test_a_table_full_of_data_is_read_first() -> None:
     connection = connect(Pool())
     send(connection, pings(0, 70) + wire.frame(TEXT, b"") * 3 * TABLE_ROWS)
-    connection.reader.forget_controls()
+    forget(connection.reader)
     assert TABLE_ROWS <= connection.reader.rows_waiting < 2 * TABLE_ROWS
     for _ in range(3 * TABLE_ROWS):
         assert connection.read_message() == ""
@@ -286,7 +292,7 @@ def test_few_controls_among_much_data_are_not_looked_for(
         send(connection, wire.frame(TEXT, b"") * 1000)
     for i in range(3000):
         send(connection, pings(i, i + 1))
-        reader.forget_controls()
+        forget(reader)
     assert len(looks) == 2
     assert reader.rows_waiting < 9000
 
@@ -306,7 +312,7 @@ def test_what_is_held_stays_where_a_landed_message_is_all_that_waits(count: int)
     assert connection.receive_bytes(landed[500:]) == len(landed) - 500
     for i in range(140):
         send(connection, pings(i, i + 1))
-        connection.reader.forget_controls()
+        forget(connection.reader)
     for _ in range(count):
         send(connection, wire.frame(BINARY, b"late" * 100))
     assert bytes(view) == b"held" * 100
@@ -334,7 +340,7 @@ def test_a_close_behind_what_nobody_reads_is_heard_while_a_view_is_held(cut: int
     for i in range(2000):
         pong = wire.frame(PONG, b"%d" % i)
         send(connection, pong[cut if i else 0 :] + pong[:cut])  # they begin alike
-        connection.reader.forget_controls()
+        forget(connection.reader)
     send(connection, pong[cut:] * cut, close)
     assert connection.state is State.CLOSED
     assert frame.to_bytes() == message and bytes(view) == b"held" * 100
@@ -376,12 +382,19 @@ def test_where_others_wait_pings_are_forgotten_a_table_at_a_time(mirrored: bool)
     send(connection, wire.frame(PING) * (3 * TABLE_ROWS + 1))
     for tables in range(1, 4):
         assert reader.frames == tables * TABLE_ROWS
-        assert reader.forget_controls()
+        assert reader.forget_controls() is True
         assert reader.rows_waiting == 0
         reader.look_on()
     assert reader.frames == 3 * TABLE_ROWS + 1
-    assert not reader.forget_controls()
+    forget(reader)
     assert reader.is_idle
+
+    # Whoever reads meanwhile gave way, and others have looked on since: now there is nothing left to give way for.
+    send(connection, wire.frame(PING) * (2 * TABLE_ROWS + 1))
+    assert (connection.read_message(), reader.gives_way) == (NEED_MORE, True)
+    reader.look_on()
+    assert (connection.read_message(), reader.gives_way) == (NEED_MORE, False)
+
     send(connection, wire.frame(TEXT, b"a") * (TABLE_ROWS + 1))
     reader.look_on()  # many wait for whoever reads: no more are found
     assert (reader.rows_waiting, reader.forget_controls()) == (TABLE_ROWS, False)

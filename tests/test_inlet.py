@@ -45,6 +45,13 @@ def test_bytes_are_counted_as_they_arrive(mirrored: bool) -> None:
     assert connection.reader.rows_waiting > 0
 
 
+def test_bytes_that_c_keeps_are_counted() -> None:
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"whole"))
+    connection.reader.state.kept = 5  # as zcws_turn notes it
+    assert connection.reader.bytes_received == 2 + 5 + 5
+
+
 @either
 def test_a_ring_full_of_unread_frames_waits_for_the_reader(mirrored: bool) -> None:
     connection = connect(Pool(SMALL, mirrored=mirrored))

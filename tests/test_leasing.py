@@ -193,6 +193,18 @@ def test_what_was_stashed_is_not_taken_up_after_the_end() -> None:
 
 
 @either
+def test_a_view_keeps_nothing_that_arrived_later(mirrored: bool) -> None:
+    """Each arrival has an exporter of its own, which dies with the views of what came in it."""
+    connection = connect(Pool(4096, mirrored=mirrored))
+    views = []
+    for fill in (b"a", b"b"):
+        send(connection, wire.frame(BINARY, fill * 500))
+        views.append(read(connection).payload)
+    assert views[0].obj is not views[1].obj
+    assert views == [b"a" * 500, b"b" * 500]
+
+
+@either
 def test_a_ring_whose_views_are_out_stays_until_it_is_crowded(mirrored: bool) -> None:
     pool = Pool(4096, mirrored=mirrored)
     connection = connect(pool)

@@ -239,6 +239,14 @@ def test_what_was_torn_is_not_read(data: bytes) -> None:
     assert wire.parse(connection.bytes_to_send())[-1].payload == b"\x03\xf3torn"
 
 
+def test_a_close_that_was_torn_is_not_the_peers_word() -> None:
+    """It had arrived behind a message, and was read by nobody: half of it may be taken."""
+    connection = connect()
+    send(connection, wire.frame(TEXT, b"data"), wire.frame(wire.CLOSE, wire.close_payload(3000)))
+    connection.reader.tear(1011, "torn")
+    assert (connection.close_code, connection.close_reason) == (1011, "torn")
+
+
 def test_what_is_torn_behind_its_end() -> None:
     """The peer's Close has taken effect, and its code stays."""
     connection = connect()

@@ -62,6 +62,10 @@ def test_fragments_and_close() -> None:
         (wire.TEXT, False, 4), (wire.CONTINUATION, False, 0), (wire.CONTINUATION, True, 0),
     ]  # fmt: skip
     assert wire.close_payload(1000, b"bye") == b"\x03\xe8bye"
+    frames = wire.parse(
+        wire.frame(wire.TEXT, b"text") + wire.frame(wire.CLOSE, wire.close_payload(1001, b"bye"))
+    )
+    assert wire.codes(frames) == [1001]
 
 
 def test_messages_have_a_kind() -> None:
