@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -182,14 +183,18 @@ class TestBackPressure:
         self, anyplace: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each message that had gone out woke all of them: 8,000 tasks took 30 s of CPU."""
-        many, waits, until_drained = 60, 0, Outlet._until_drained
+        many, waits = 60, 0
 
-        async def counted(self: Outlet) -> None:
-            nonlocal waits
-            waits += 1
-            await until_drained(self)
+        def counted(wait: Callable[[Outlet], Awaitable[None]]) -> Callable[[Outlet], Awaitable[None]]:
+            async def wait_once_more(self: Outlet) -> None:
+                nonlocal waits
+                waits += 1
+                await wait(self)
 
-        monkeypatch.setattr(Outlet, "_until_drained", counted)
+            return wait_once_more
+
+        for wait in ("_until_drained", "_give_way"):
+            monkeypatch.setattr(Outlet, wait, counted(getattr(Outlet, wait)))
 
         async def handler(ws: zcws.WebSocket) -> None:
             await asyncio.gather(*(ws.send(b"%d" % number + bytes(2_000_000)) for number in range(many)))
