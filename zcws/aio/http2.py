@@ -34,9 +34,9 @@ __all__ = ["Http2Connection", "name_of"]
 #: frames of 16 MiB, and a transport says that it is full only after it has taken what it was given.
 _AT_ONCE = 64 * 1024
 
-#: Frames that are read in a turn of the loop, and when the connection is gone: each costs h2 some 25 us, and a read may
-#: bring 28,000 of them. A long head counts as several (http2_frames.py).
-_MOST_FRAMES, _MOST_LAST = 200, 2000
+#: Frames that are read in a turn of the loop: each costs h2 some 25 us, and a read may bring 28,000 of them. A long head
+#: counts as several (http2_frames.py).
+_MOST_FRAMES = 200
 
 #: Bytes that may wait for a peer that does not read: answers to its Pings and the like. RFC 9113 10.5.
 _MOST_OWED = 1024 * 1024
@@ -78,6 +78,7 @@ class Http2Connection(asyncio.Protocol):
         self._given: dict[int, Http2Stream] = {}  # streams for which something has come in this turn
         self._is_full = False  # the transport is, and no stream may send
         self._is_broken = False  # the transport takes nothing more, and is still read
+        self._is_gone = False  # the transport is, and what came before that may still be read
         self._is_corked = False  # somebody up the stack flushes
         self._flush_handle: asyncio.Handle | None = None
         self._unread = b""  # whole frames that are for the next turn
@@ -106,7 +107,7 @@ class Http2Connection(asyncio.Protocol):
         if self._next_turn is not None:
             self._unread += data  # CPython 3.10's TLS reads on while it is paused
             return
-        self._read(data, _MOST_FRAMES)
+        self._read(data)
         if self._unread and self.transport is not None:
             self.transport.pause_reading()
             self._next_turn = self.loop.call_soon(self._read_on)
@@ -119,12 +120,12 @@ class Http2Connection(asyncio.Protocol):
             if self._next_turn is None:
                 self.transport.resume_reading()
 
-    def _read(self, data: bytes, most: int) -> None:
-        """Reads `most` frames at most; those behind them are `_unread`. What came before a broken rule counts."""
+    def _read(self, data: bytes) -> None:
+        """Reads some frames; those behind them are `_unread`. What came before a broken rule counts."""
         with self._whole:
             self._is_corked = True
             try:
-                events, self._unread, broken = self._h2.hear(data, most)
+                events, self._unread, broken = self._h2.hear(data, _MOST_FRAMES)
                 for event in events:
                     self._handle(event)
             finally:
@@ -155,12 +156,23 @@ class Http2Connection(asyncio.Protocol):
 
     def _transport_gone(self, exc: Exception | None) -> None:
         data, self._unread = self._unread, b""
-        if self.transport is not None:
-            data += left_at_end(self.transport, is_broken=isinstance(exc, OSError))
+        if not self._is_gone:
+            self._is_gone = True  # later, another socket may have its descriptor
+            if self._next_turn is not None:
+                self._next_turn.cancel()
+            if self.transport is not None:
+                data += left_at_end(self.transport, is_broken=isinstance(exc, OSError))
         if data:
             # Nobody can be answered. h2 would keep each of 2,000 requests, and look through all of them for the next.
             self._h2.is_over = True
-            self._read(data, _MOST_LAST)
+            self._read(data)
+        if self._unread:
+            self.loop.call_soon(self.connection_lost, exc)  # goes on after others have had their turn
+        else:
+            self._has_ended(exc)
+
+    def _has_ended(self, exc: Exception | None) -> None:
+        """The transport is gone, and all that came before has been read."""
         self.transport = None
         for stream in list(self.streams.values()):
             self._cut_off(stream, exc)
@@ -257,7 +269,7 @@ class Http2Connection(asyncio.Protocol):
 
     def has_unread(self) -> bool:
         """Whether something has come that no stream has been given: it lies in the socket, or is for the next turn."""
-        transport = self.transport
+        transport = None if self._is_gone else self.transport
         lies_there = transport is not None and has_unread(transport.get_extra_info("socket"))
         return bool(self._unread) or lies_there
 
@@ -319,7 +331,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         """What h2 has made goes to the transport."""
-        data, transport = self._h2.data_to_send(), self.transport
+        data, transport = self._h2.data_to_send(), None if self._is_gone else self.transport
         if data and transport is not None and not transport.is_closing():
             try:
                 transport.write(data)

@@ -140,12 +140,12 @@ class Http2Server(Http2Connection):
         if self._server.sends_away:
             self.go_away()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _has_ended(self, exc: Exception | None) -> None:
         self._server.left(self)
         self._stop_waiting()
         if self._deadline is not None:
             self._deadline.remove(self)
-        super().connection_lost(exc)
+        super()._has_ended(exc)
         self._gone.set_result(None)
 
     def _on_event(self, event: Event) -> None:

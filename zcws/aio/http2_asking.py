@@ -61,8 +61,8 @@ class Http2Client(Http2Connection):
             transport.set_protocol(self._handshake)
             self._handshake.connection_made(transport)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
+    def _has_ended(self, exc: Exception | None) -> None:
+        super()._has_ended(exc)
         if self._stream is None:
             self._handshake.connection_lost(self._goodbye or exc)
         elif self._stream.number not in self.streams:
