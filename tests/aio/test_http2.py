@@ -247,6 +247,47 @@ def test_many_small_frames_take_many_turns(monkeypatch: pytest.MonkeyPatch, leav
     run(main)
 
 
+@pytest.mark.parametrize("how", ["stream", "connection"])
+def test_a_send_to_a_peer_that_has_gone_behind_what_nobody_reads(how: str) -> None:
+    """The stream stays until that has been read; what a program sends meanwhile must not be dropped without a word."""
+
+    async def main() -> None:
+        is_reset, ended = asyncio.Event(), list[zcws.ConnectionClosed]()
+
+        async def handler(ws: zcws.WebSocket) -> None:
+            await is_reset.wait()
+            try:
+                while True:
+                    await ws.send("tick")
+                    await asyncio.sleep(0.001)
+            except zcws.ConnectionClosed as error:
+                ended.append(error)
+
+        async with serve(handler, close_timeout=0.1) as server, knock(port_of(server)) as peer:
+            number = await peer.opened()
+            (ws,) = server.connections
+            piece = wire.frame(wire.BINARY, bytes(1000), key=wire.KEY) * 16
+            while not ws._reading_paused or not ws._transport._held:  # type: ignore[union-attr]
+                if peer.h2.local_flow_control_window(number) < len(piece):
+                    await peer.until(WindowUpdated, number)
+                await peer.send(number, piece)
+                await asyncio.sleep(0.001)
+            if how == "stream":
+                peer.h2.reset_stream(number, ErrorCodes.CANCEL)
+                await peer.flush()
+                transport: Any = ws._transport
+                await until(lambda: transport.has_all)
+            else:
+                await peer.close()
+                await until(lambda: not server.handshakes)
+            is_reset.set()
+            await until(lambda: ended)
+            assert ended[0].code == 1006
+            await until(lambda: not server.connections)
+
+    run(main)
+
+
 def test_the_transport_is_paused_while_frames_are_left_for_the_next_turn() -> None:
     """Or a peer that sends small frames faster than they are read would fill the memory with them."""
 

@@ -223,7 +223,7 @@ class Http2Connection(asyncio.Protocol):
         while a hook is still thinking about the answer: nobody waits for that any more."""
         if not stream.has_all:
             stream.has_all, stream.cause = True, cause
-        stream.stop_sending()
+        stream.stop_sending(cause)
         stream.give()
         if not (stream.has_begun and stream.is_held):
             self._forget(stream, cause)

@@ -106,6 +106,7 @@ class Http2Stream(asyncio.Transport):
         self._end_is_told = False
         self._ends = False  # our side is to end, behind what waits
         self._ended = False  # our side has ended
+        self._broken: OSError | None = None  # why the peer takes no more, until a write has told the owner
         self._closing = False
         self._is_lost = False
 
@@ -220,6 +221,9 @@ class Http2Stream(asyncio.Transport):
 
     def write(self, data: Buffer) -> None:
         if self._closing or self._ends:
+            broken, self._broken = self._broken, None
+            if broken is not None and not self._closing:
+                self.writing_failed(broken)
             return
         # The caller may change afterwards what is not bytes.
         view = memoryview(data if isinstance(data, bytes) else bytes(data))
@@ -303,8 +307,11 @@ class Http2Stream(asyncio.Transport):
             self._ends = True
             self._connection.wants_to_send(self)
 
-    def stop_sending(self) -> None:
-        """For the connection: the peer takes no more. What is written is dropped, as by a broken socket."""
+    def stop_sending(self, cause: Exception | None = None) -> None:
+        """For the connection: the peer takes no more. What is written is dropped, and the first write tells the owner, as
+        on a broken socket: it may not read, and so not come to the end for long."""
+        ended = ConnectionResetError("the connection has ended")
+        self._broken = cause if isinstance(cause, OSError) else ended
         self._waiting.clear()
         self._size = 0
         self._ends = self._ended = True
