@@ -869,6 +869,42 @@ class TestNothingCanBeSentAnyMore:
 
         place.run(main())
 
+    def test_what_a_slow_program_has_not_read_when_the_time_is_over(self, anyplace: Place) -> None:
+        """It has arrived, so it can be read, and the Close behind it: also where the socket is closed meanwhile."""
+        count, got = 300, list[int]()  # of 1,000 bytes: more than a ring, less than a ring and a socket
+
+        async def main() -> None:
+            is_reset, over = asyncio.Event(), list[zcws.ConnectionClosed]()
+
+            async def handler(ws: zcws.WebSocket) -> None:
+                await is_reset.wait()
+                with pytest.raises(zcws.ConnectionClosed):
+                    while True:
+                        await ws.send("tick")
+                        await asyncio.sleep(0.001)
+                got.append(len(await ws.recv()))
+                await until(lambda: ws._transport is None)
+                try:
+                    while True:
+                        got.append(len(await ws.recv()))
+                except zcws.ConnectionClosed as error:
+                    over.append(error)
+
+            async with anyplace.serve(handler, close_timeout=0.05) as server:
+                async with anyplace.raw_client(server) as peer:
+                    await until(lambda: server.connections)
+                    (ws,) = server.connections
+                    await peer.send_bytes(peer.frame(wire.BINARY, bytes(1_000)) * count)
+                    await peer.send(wire.CLOSE, wire.close_payload(4001))
+                    await until(lambda: ws._reading_paused)
+                    await asyncio.sleep(0.05)  # until the rest lies in the socket
+                    peer.reset()
+                    is_reset.set()
+                    await until(lambda: over)
+            assert got == [1_000] * count and over[0].code == 4001
+
+        anyplace.run(main())
+
     def test_a_message_that_waits_for_room(self, anyplace: Place) -> None:
         async def main() -> None:
             reported: list[Any] = []

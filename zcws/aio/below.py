@@ -28,6 +28,7 @@ __all__ = [
     "is_tls",
     "left_at_end",
     "left_behind",
+    "left_in",
     "peer_of",
 ]
 
@@ -103,15 +104,18 @@ def left_at_end(transport: asyncio.BaseTransport, *, is_broken: bool) -> bytearr
     where reading is paused, or what exceeds the room that there is.
 
     If the transport `is_broken`, also what lies in the socket: the loops' transports do not read on when a write has
-    failed. The TLS of ours has read that itself.
+    failed. The TLS and the streams of ours know that themselves.
     """
+    take: Callable[..., bytearray] | None = getattr(transport, "take_left", None)
+    if take is not None:
+        return take(is_broken=is_broken)
     tls = transport.get_extra_info("ssl_object")
     if isinstance(tls, ssl.SSLObject):  # not aiofastnet's object, which only answers questions
-        return _left_in(tls)
+        return left_in(tls)
     return left_behind(transport) if tls is None and is_broken else bytearray()
 
 
-def _left_in(tls: ssl.SSLObject) -> bytearray:
+def left_in(tls: ssl.SSLObject) -> bytearray:
     """What TLS has received and nobody has read."""
     left = bytearray()
     with contextlib.suppress(ssl.SSLError):  # there is no more, or not a whole record

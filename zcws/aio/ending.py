@@ -63,7 +63,7 @@ class Ending(Outlet):
                 self._loop, self, interval=options.ping_interval, timeout=options.ping_timeout
             )
 
-    # ---- for a subclass: stream.py has these four ----
+    # ---- for a subclass: stream.py has these five ----
 
     def _resume_reading(self) -> None:
         """There is room for more."""
@@ -71,6 +71,11 @@ class Ending(Outlet):
 
     def _after_bytes(self) -> bool:
         """Everybody who waits for what has arrived gets it now."""
+        raise NotImplementedError
+
+    def _keep_left(self) -> None:
+        """The socket is about to be closed: keeps what the peer had said when nothing could be sent any more, if the
+        program is slow and may still read it."""
         raise NotImplementedError
 
     @property
@@ -190,6 +195,7 @@ class Ending(Outlet):
             self._transport.close()
             self._start_deadline()
         else:
+            self._keep_left()
             self.abort()
 
     @property

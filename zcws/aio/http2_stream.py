@@ -208,6 +208,12 @@ class Http2Stream(asyncio.Transport):
         self._held.clear()
         return count
 
+    def take_left(self, *, is_broken: bool) -> bytearray:
+        """See `left_at_end` in below.py. The connection does not wait for a stream, and has read what there was."""
+        left, self._held = self._held, bytearray()
+        self._connection.has_read(self.number, len(left))
+        return left
+
     def _tell_end(self) -> None:
         self._end_is_told = True
         if self.cause is not None:

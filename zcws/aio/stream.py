@@ -544,6 +544,13 @@ class Stream(Callbacks):
                 self._reading_paused = True
                 self._reading_paused = not self._take_unscanned()
 
+    def _keep_left(self) -> None:
+        # Otherwise it can be answered, or has been received: only a full ring leaves something in the socket.
+        is_cut_off = self.connection.state is State.LOST and self._reading_paused
+        if self._transport is not None and is_cut_off and not self._is_given_up:
+            with contextlib.suppress(MemoryError):  # the end comes early
+                self._unscanned = bytearray(self._unscanned) + left_at_end(self._transport, is_broken=True)
+
     def _take_unscanned(self) -> bool:
         """Scans what arrived while reading was paused. False: there was no room for all of it."""
         used = 0

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zcws.acceptor import IN_THE_CLEAR
-from zcws.aio.below import RECORD, held_back, left_behind
+from zcws.aio.below import RECORD, held_back, left_behind, left_in
 from zcws.aio.deadlines import Deadline
 from zcws.aio.pacing import pace
 from zcws.aio.tasks import fail
@@ -478,6 +478,12 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._incoming.write(left)
             if not self._paused:
                 self._read()
+
+    def take_left(self, *, is_broken: bool) -> bytearray:
+        """See `left_at_end` in below.py."""
+        if is_broken and self._below is not None:
+            self._incoming.write(left_behind(self._below))
+        return left_in(self._ssl)
 
     # ---- what is known ----
 
