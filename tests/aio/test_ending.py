@@ -15,7 +15,7 @@ import wire
 from net import LONG, Place, RawPeer, hang_up, narrow, placed, port_of, request, soon, swallow, until
 
 import zcws
-from zcws.aio import ending
+from zcws.aio import callbacks, ending
 from zcws.aio.tls import Tls
 from zcws.closing import GRACE
 
@@ -896,7 +896,8 @@ class TestNothingCanBeSentAnyMore:
                     (ws,) = server.connections
                     await peer.send_bytes(peer.frame(wire.BINARY, bytes(1_000)) * count)
                     await peer.send(wire.CLOSE, wire.close_payload(4001))
-                    await until(lambda: ws._reading_paused)
+                    below = peer.writer.transport
+                    await until(lambda: ws._reading_paused and not below.get_write_buffer_size())
                     await asyncio.sleep(0.05)  # until the rest lies in the socket
                     peer.reset()
                     is_reset.set()
@@ -904,6 +905,40 @@ class TestNothingCanBeSentAnyMore:
             assert got == [1_000] * count and over[0].code == 4001
 
         anyplace.run(main())
+
+    def test_what_a_slow_function_has_not_been_shown_when_the_time_is_over(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has arrived, behind the share of the function's that was over before the connection was."""
+        monkeypatch.setattr(callbacks, "_MOST_FRAMES", 100)
+        shown = list[str]()
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+
+            def end_time(ws: zcws.WebSocket) -> None:
+                if ws._deadline is not None:  # transports of the loop are over at once
+                    ws.deadline_passed()
+
+            def show(ws: zcws.WebSocket, message: str) -> None:
+                shown.append(message)
+                if len(shown) == 1:
+                    peers[0].cut()
+                    with pytest.raises(zcws.ConnectionClosed):
+                        ws.send_nowait(bytes(70_000))
+                        await_reset(ws)
+                        while True:
+                            ws.send_nowait(bytes(100_000))
+                    loop.call_soon(end_time, ws)
+
+            async with place.serve(None, on_message=show, close_timeout=1000) as server:
+                async with place.raw_client(server) as peer:
+                    peers = [peer]
+                    await peer.send_bytes(peer.frame(wire.TEXT, b"x") * 1000)
+                    await until(lambda: shown and not server.connections)
+            assert len(shown) == 1000
+
+        place.run(main())
 
     def test_a_message_that_waits_for_room(self, anyplace: Place) -> None:
         async def main() -> None:

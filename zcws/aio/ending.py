@@ -194,8 +194,10 @@ class Ending(Outlet):
         elif self._is_lingering and not is_stuck and self._transport is not None:
             self._transport.close()
             self._start_deadline()
-        else:
+        elif self.connection.state is State.LOST:
             self._keep_left()
+            super().abort()  # the program has not: a function of it is shown what is left
+        else:
             self.abort()
 
     @property
