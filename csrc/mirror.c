@@ -26,9 +26,9 @@ uint8_t *zcws_mirror_map(size_t size) {
     return NULL;
 }
 
-void zcws_mirror_unmap(uint8_t *base, size_t size) {
-    (void)base;
+void zcws_mirror_unmap(size_t size, uint8_t *base) {
     (void)size;
+    (void)base;
 }
 
 #else
@@ -87,6 +87,8 @@ uint8_t *zcws_mirror_map(size_t size) {
     return base;
 }
 
-void zcws_mirror_unmap(uint8_t *base, size_t size) { munmap(base, 2 * size); }
+void zcws_mirror_unmap(size_t size, uint8_t *base) {
+    if (base != NULL) munmap(base, 2 * size);
+}
 
 #endif

@@ -382,9 +382,9 @@ const char *zcws_build_info(void);
 
 /* `size` bytes (a multiple of zcws_page_size()) mapped twice, back to back, so that byte i and byte
  * size + i are the same byte. NULL where the platform or its limits do not allow it. Given back with
- * zcws_mirror_unmap. */
+ * zcws_mirror_unmap, whose address comes last, so that a finalizer may bind the size; it does nothing to NULL. */
 uint8_t *zcws_mirror_map(size_t size);
-void zcws_mirror_unmap(uint8_t *base, size_t size);
+void zcws_mirror_unmap(size_t size, uint8_t *base);
 size_t zcws_page_size(void);
 
 /* zcws:cdef:end */

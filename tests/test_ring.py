@@ -7,7 +7,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,6 +45,31 @@ def test_linux_and_macos_have_the_mirror() -> None:
 
 
 @mirrored
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="functools.partial is written in Python there")
+def test_no_step_of_python_while_nobody_owns_the_memory() -> None:
+    """A signal handler runs between two steps, and raises perhaps: then the memory would stay, or the exception go."""
+    returned, called = [], []
+
+    def note(frame: FrameType, event: str, function: Any) -> None:
+        if event == "c_return":
+            returned.append(function.__name__)
+        elif event == "call":
+            called.append(frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        ring = Ring(PAGE)
+        made = called[:]
+        del ring
+    finally:
+        sys.setprofile(before)
+    assert "__init__" in made
+    assert "zcws_mirror_map" not in returned
+    assert called == made
+
+
+@mirrored
 def test_the_second_half_is_the_first() -> None:
     ring = Ring(PAGE)
     assert len(ring.memory) == 2 * PAGE
@@ -61,7 +86,11 @@ def test_without_the_mirror_there_is_one_half() -> None:
 
 def test_where_the_mapping_fails_the_ring_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
     # What the C core answers where the platform or its limits do not allow it (csrc/mirror.c).
-    refusing = SimpleNamespace(zcws_page_size=lib.zcws_page_size, zcws_mirror_map=lambda size: ffi.NULL)
+    refusing = SimpleNamespace(
+        zcws_page_size=lib.zcws_page_size,
+        zcws_mirror_map=lambda size: ffi.NULL,
+        zcws_mirror_unmap=lib.zcws_mirror_unmap,
+    )
     monkeypatch.setattr("zcws.ring.lib", refusing)
     ring = Ring(PAGE)
     assert (ring.mirrored, len(ring.memory)) == (False, PAGE)

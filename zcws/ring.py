@@ -22,6 +22,7 @@ when it lets go of them: from then on the ring keeps those exporters itself (`le
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zcws.kernel import ffi, lib, new_uncleared
@@ -42,13 +43,13 @@ WIDE_CAPACITY = 1024 * 1024
 
 
 def _mirrored_memory(capacity: int) -> Any:
-    base = lib.zcws_mirror_map(capacity)
-    if base == ffi.NULL:
-        return None
     # The function is bound here: when the last rings die, the interpreter has emptied this module already.
-    unmap = lib.zcws_mirror_unmap
+    unmap = partial(lib.zcws_mirror_unmap, capacity)
+    # No step of Python lies between the two calls, and none in the finalizer: a signal handler that raises there, as
+    # Ctrl-C does, would leave the memory mapped for ever, and what it raises in a finalizer is lost.
     # PyPy decides when to collect by the sizes of objects that it is told.
-    return ffi.gc(base, lambda pointer: unmap(pointer, capacity), capacity)
+    base = next(map(ffi.gc, map(lib.zcws_mirror_map, (capacity,)), (unmap,), (capacity,)))
+    return None if base == ffi.NULL else base
 
 
 class Ring:

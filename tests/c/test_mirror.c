@@ -64,7 +64,7 @@ static void test_neighbours(size_t size, size_t page) {
     test_halves(base, size);
     check_page(all, page);
     check_page(all + page + 2 * size, page);
-    zcws_mirror_unmap(base, size);
+    zcws_mirror_unmap(size, base);
     check_page(all, page);
     check_page(all + page + 2 * size, page);
     check_page(first, page);
