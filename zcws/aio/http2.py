@@ -34,8 +34,8 @@ __all__ = ["Http2Connection", "name_of"]
 #: frames of 16 MiB, and a transport says that it is full only after it has taken what it was given.
 _AT_ONCE = 64 * 1024
 
-#: Frames that are read in a turn of the loop: each costs h2 some 25 us, and a read may bring 28,000 of them. A long head
-#: counts as several (http2_frames.py).
+#: Frames that are read in a turn of the loop: each costs h2 some 25 us, and a read may bring 28,000 of them. A long
+#: head counts as several (http2_frames.py).
 _MOST_FRAMES = 200
 
 #: Bytes that may wait for a peer that does not read: answers to its Pings and the like. RFC 9113 10.5.

@@ -314,8 +314,8 @@ class Http2Stream(asyncio.Transport):
             self._connection.wants_to_send(self)
 
     def stop_sending(self, cause: Exception | None = None) -> None:
-        """For the connection: the peer takes no more. What is written is dropped, and the first write tells the owner, as
-        on a broken socket: it may not read, and so not come to the end for long."""
+        """For the connection: the peer takes no more. What is written is dropped, and the first write tells the owner,
+        as on a broken socket: it may not read, and so not come to the end for long."""
         ended = ConnectionResetError("the connection has ended")
         self._broken = cause if isinstance(cause, OSError) else ended
         self._waiting.clear()
