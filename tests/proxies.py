@@ -149,6 +149,12 @@ class Proxy:
         return await asyncio.open_connection("127.0.0.1" if host.endswith(".example") else host, port)
 
 
+async def turns() -> None:
+    """Some turns of the event loop."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Everything from one side to the other, the end as well."""
     with contextlib.suppress(ConnectionError, ssl.SSLError):
@@ -190,9 +196,11 @@ def running(
         started.set()
         await done.wait()
         server.close()
+        await turns()  # one that has just been accepted has its task then
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=LONG)
             assert not late, "a connection through the proxy has not ended"
+        await turns()  # and what has been closed is gone
 
     thread = threading.Thread(target=loop.run_until_complete, args=(main(),), daemon=True)
     thread.start()
