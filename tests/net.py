@@ -54,6 +54,16 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.001)
 
 
+async def keep_sending(ws: zcws.WebSocket) -> zcws.ConnectionClosed:
+    """Sends until the connection has ended. Returns what the last send said."""
+    while True:
+        try:
+            await ws.send("tick")
+        except zcws.ConnectionClosed as error:
+            return error
+        await asyncio.sleep(0.001)
+
+
 def unplaced(
     *,
     is_client: bool = False,

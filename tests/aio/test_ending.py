@@ -12,7 +12,20 @@ from typing import Any
 
 import pytest
 import wire
-from net import LONG, Place, RawPeer, hang_up, narrow, placed, port_of, request, soon, swallow, until
+from net import (
+    LONG,
+    Place,
+    RawPeer,
+    hang_up,
+    keep_sending,
+    narrow,
+    placed,
+    port_of,
+    request,
+    soon,
+    swallow,
+    until,
+)
 
 import zcws
 from zcws.aio import callbacks, ending
@@ -178,12 +191,7 @@ class TestThePeersCloseBehindMessages:
             ends: list[zcws.ConnectionClosed] = []
 
             async def handler(ws: zcws.WebSocket) -> None:
-                try:
-                    while True:
-                        await ws.send("tick")
-                        await asyncio.sleep(0.001)
-                except zcws.ConnectionClosed as error:
-                    ends.append(error)
+                ends.append(await keep_sending(ws))
 
             async with anyplace.serve(handler, close_timeout=close_timeout) as server:
                 async with anyplace.raw_client(server) as peer:
@@ -804,19 +812,16 @@ class TestNothingCanBeSentAnyMore:
         async def main() -> None:
             ended = asyncio.Event()
 
-            async def push(ws: zcws.WebSocket) -> None:
+            async def handler(ws: zcws.WebSocket) -> None:
                 ws.add_end_callback(lambda _: ended.set())
                 assert await ws.recv() == "read"
                 await until(lambda: ws._reader.is_at_eof)
                 reset.set()
-                with pytest.raises(zcws.ConnectionClosedError):
-                    while True:
-                        await ws.send("tick")
-                        await asyncio.sleep(0.01)
+                assert isinstance(await keep_sending(ws), zcws.ConnectionClosedError)
                 await soon(ended.wait())
 
             reset = asyncio.Event()
-            async with place.serve(push, close_timeout=None, ping_interval=None) as server:
+            async with place.serve(handler, close_timeout=None, ping_interval=None) as server:
                 async with place.raw_client(server) as peer:
                     await peer.send_bytes(peer.frame(wire.TEXT, b"read") + peer.frame(wire.TEXT, b"unread"))
                     peer.writer.write_eof()
@@ -878,10 +883,7 @@ class TestNothingCanBeSentAnyMore:
 
             async def handler(ws: zcws.WebSocket) -> None:
                 await is_reset.wait()
-                with pytest.raises(zcws.ConnectionClosed):
-                    while True:
-                        await ws.send("tick")
-                        await asyncio.sleep(0.001)
+                await keep_sending(ws)
                 got.append(len(await ws.recv()))
                 await until(lambda: ws._transport is None)
                 try:

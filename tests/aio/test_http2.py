@@ -31,7 +31,7 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.settings import SettingCodes
-from net import LONG, Others, RawPeer, echo, hang_up, port_of, run, soon, swallow, until
+from net import LONG, Others, RawPeer, echo, hang_up, keep_sending, port_of, run, soon, swallow, until
 from tunnel import ANSWER, CLOSE, HELLO, Peer, certificates, knock, serve
 
 import zcws
@@ -256,12 +256,7 @@ def test_a_send_to_a_peer_that_has_gone_behind_what_nobody_reads(how: str) -> No
 
         async def handler(ws: zcws.WebSocket) -> None:
             await is_reset.wait()
-            try:
-                while True:
-                    await ws.send("tick")
-                    await asyncio.sleep(0.001)
-            except zcws.ConnectionClosed as error:
-                ended.append(error)
+            ended.append(await keep_sending(ws))
 
         async with serve(handler, close_timeout=0.1) as server, knock(port_of(server)) as peer:
             number = await peer.opened()

@@ -350,7 +350,7 @@ class TestTurns:
             _, rider, stream = carried()
             stream.set_write_buffer_limits(high=4)
             stream.write(b"12345")
-            stream.stop_sending()
+            stream.stop_sending(None)
             assert stream.get_write_buffer_size() == 0
             await asyncio.sleep(0)
             assert rider.told == ["pause", "resume"]

@@ -331,7 +331,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         """What h2 has made goes to the transport."""
-        data, transport = self._h2.data_to_send(), None if self._is_gone else self.transport
+        data, transport = self._h2.data_to_send(), self.transport
         if data and transport is not None and not transport.is_closing():
             try:
                 transport.write(data)

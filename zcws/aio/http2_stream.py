@@ -313,7 +313,7 @@ class Http2Stream(asyncio.Transport):
             self._ends = True
             self._connection.wants_to_send(self)
 
-    def stop_sending(self, cause: Exception | None = None) -> None:
+    def stop_sending(self, cause: Exception | None) -> None:
         """For the connection: the peer takes no more. What is written is dropped, and the first write tells the owner,
         as on a broken socket: it may not read, and so not come to the end for long."""
         ended = ConnectionResetError("the connection has ended")
